@@ -1,0 +1,141 @@
+"""The event log of a session, the part inherited from the snapshot that it was forked from included."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, insert, literal, select
+from sqlalchemy.orm import Session as Transaction
+
+from agentsleep.archive.codec import checksum, normal_json, pack_tokens, unpack_tokens
+from agentsleep.archive.schema import EventRow, SessionRow, SnapshotRow
+from agentsleep.archive.types import Event, NewEvent
+from agentsleep.errors import ArchiveDamaged
+
+_NO_END = 2**62
+"""A seq that no log reaches: keeps the range test simple enough for the index."""
+
+
+def number(
+    events: Sequence[NewEvent], data: Sequence[dict[str, Any]], *, seq: int, position: int, now: datetime
+) -> list[Event]:
+    """`events` as entries of the log from `seq` and `position` on; `data` is theirs, made plain by `plain_data`."""
+    numbered = []
+    for new, normal in zip(events, data, strict=True):
+        numbered.append(
+            Event(
+                seq=seq,
+                kind=new.kind,
+                role=new.role,
+                token_ids=new.token_ids,
+                position=position,
+                text=new.text,
+                data=normal,
+                created=now,
+            )
+        )
+        seq += 1
+        position += len(new.token_ids)
+    return numbered
+
+
+def plain_data(events: Sequence[NewEvent]) -> list[dict[str, Any]]:
+    """The `data` of each event as it will be read back; raises before any transaction is begun."""
+    return [normal_json(f"data of event {i} of {len(events)}", event.data) for i, event in enumerate(events)]
+
+
+def extend(
+    tx: Transaction, session: SessionRow, events: Sequence[NewEvent], data: Sequence[dict[str, Any]], now: datetime
+) -> list[Event]:
+    """Writes `events` at the end of the session's log and moves its counters. The cost does not depend on the log."""
+    numbered = number(events, data, seq=session.next_seq, position=session.next_position, now=now)
+    if numbered:
+        tx.execute(insert(EventRow), [_row(session.id, event) for event in numbered])
+        session.next_seq = numbered[-1].seq + 1
+        session.next_position = numbered[-1].position + len(numbered[-1].token_ids)
+        tx.flush()
+    return numbered
+
+
+def read(tx: Transaction, session: SessionRow, start: int, stop: int | None) -> list[Event]:
+    """Events with start ≤ seq < stop, in order.
+
+    Raises:
+        ArchiveDamaged: an event fails its checksum, or is missing.
+    """
+    stop = session.next_seq if stop is None else min(stop, session.next_seq)
+    # The line of sessions, each with the seq at which its child left it. A session's own events begin where it was
+    # forked, so an upper bound each is all it takes.
+    line = (
+        select(SessionRow.id, literal(_NO_END, BigInteger).label("stop"), SessionRow.forked_from)
+        .where(SessionRow.id == session.id)
+        .cte("line", recursive=True)
+    )
+    line = line.union_all(
+        select(SessionRow.id, SnapshotRow.span_stop, SessionRow.forked_from)
+        .join(SnapshotRow, SnapshotRow.session_id == SessionRow.id)
+        .join(line, SnapshotRow.id == line.c.forked_from)
+    )
+    query = (
+        select(EventRow)
+        .join(line, EventRow.session_id == line.c.id)
+        .where(EventRow.seq < line.c.stop, EventRow.seq >= start, EventRow.seq < stop)
+        .order_by(EventRow.seq)
+    )
+    events = [_event(row) for row in tx.scalars(query)]
+    if [event.seq for event in events] != list(range(start, stop)):
+        raise ArchiveDamaged(
+            f"session {session.id} should have the events {start} to {stop - 1}, but {len(events)} were found; "
+            "restore the archive from a backup"
+        )
+    return events
+
+
+def _row(session_id: str, event: Event) -> dict[str, object]:
+    packed = pack_tokens(event.token_ids)
+    return {
+        "session_id": session_id,
+        "seq": event.seq,
+        "kind": event.kind,
+        "role": event.role,
+        "token_count": len(event.token_ids),
+        "token_ids": packed,
+        "position": event.position,
+        "text": event.text,
+        "data": event.data,
+        "checksum": _checksum(event, packed),
+        "created": event.created,
+    }
+
+
+def _event(row: EventRow) -> Event:
+    event = Event(
+        seq=row.seq,
+        kind=row.kind,  # type: ignore[arg-type]  # the checksum vouches for it
+        role=row.role,
+        token_ids=unpack_tokens(row.token_ids),
+        position=row.position,
+        text=row.text,
+        data=row.data,
+        created=row.created,
+    )
+    if _checksum(event, row.token_ids) != row.checksum:
+        raise ArchiveDamaged(
+            f"event {row.seq} of session {row.session_id} fails its checksum; restore the archive from a backup, or "
+            f"fork the session from a snapshot whose span ends at or before {row.seq}"
+        )
+    return event
+
+
+def _checksum(event: Event, packed: bytes) -> int:
+    return checksum(
+        seq=event.seq,
+        kind=event.kind,
+        role=event.role,
+        position=event.position,
+        packed=packed,
+        text=event.text,
+        data=event.data,
+    )

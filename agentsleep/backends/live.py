@@ -1,0 +1,64 @@
+"""The open window of a session: its tokens, their keys and values, and the state that runs along awake."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from agentsleep.backends.loading import Backend
+from agentsleep.state import FastWeights
+
+
+class LiveWindow:
+    """Reads tokens awake, one ordinary pass each, from the state that the window opened with.
+
+    The state in here is a scratch pad: what a sleep stores is computed again from ``opened``, in one canonical forward.
+    """
+
+    def __init__(self, backend: Backend, opened: FastWeights) -> None:
+        self.backend = backend
+        self.opened = opened
+        self.ids: list[int] = []
+        self.logits: Tensor | None = None  # [vocab], behind the last token read
+        self._cache = DynamicCache(config=backend.config)
+        for i, letter in enumerate(backend.config.pattern):
+            recurrent, tail = opened.of(i, "recurrent"), opened.of(i, "conv")
+            if letter == "s" and recurrent is not None and tail is not None:
+                self._cache.update_conv_state(tail, i, conv_kernel_size=tail.shape[-1])
+                self._cache.update_recurrent_state(recurrent, i)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def free(self) -> int:
+        """Tokens that still fit."""
+        return self.backend.config.sleep_window - len(self.ids)
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Reads tokens, at most ``free`` of them."""
+        if not ids:
+            return
+        assert len(ids) <= self.free, "a session sleeps before its window overflows"
+        with torch.inference_mode():
+            out = self.backend.model(
+                input_ids=torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True, logits_to_keep=1
+            )
+        self.logits = out.logits[0, -1]
+        self.ids += ids
+
+    def sleep(self, passes: int) -> FastWeights:
+        """What the window leaves behind after ``passes`` passes; the window itself stays as it is."""
+        return self.backend.consolidate(self.ids, self.opened, passes)
+
+    def fork(self) -> LiveWindow:
+        """A window that goes on from here and leaves this one alone."""
+        twin = copy.copy(self)
+        twin.ids = [*self.ids]
+        with torch.inference_mode():
+            twin._cache = copy.deepcopy(self._cache)
+        return twin

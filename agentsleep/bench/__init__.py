@@ -1,0 +1,3 @@
+"""Speed, measured by command."""
+
+from __future__ import annotations

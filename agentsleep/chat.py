@@ -1,0 +1,133 @@
+"""Messages as tokens: rendered once, one after the other, never again.
+
+The chat format has one marker a turn: ``<|user|> text<|end|>``. A tool call is JSON behind its own marker:
+``<|assistant|><|call|>{"name": ..., "arguments": {...}}<|end|>``. Content is encoded apart from the markers, so no
+text can forge a turn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerFast
+
+from agentsleep import tokens
+from agentsleep.errors import EmptyMessage, InputError
+
+Role = Literal["system", "user", "assistant", "tool"]
+_MARKERS: dict[str, str] = {
+    "system": tokens.SYSTEM,
+    "user": tokens.USER,
+    "assistant": tokens.ASSISTANT,
+    "tool": tokens.TOOL,
+}
+
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{- '<|' + message.role + '|>' -}}"
+    "{%- if message.tool_calls -%}"
+    "{%- for call in message.tool_calls -%}"
+    "{{- '<|call|>{\"name\": ' + (call.function.name | tojson) + ', \"arguments\": '"
+    " + (call.function.arguments | tojson) + '}' -}}"
+    "{%- endfor -%}"
+    "{%- else -%}{{- ' ' + message.content -}}{%- endif -%}"
+    "{{- '<|end|>' -}}"
+    "{%- if tools and loop.first and message.role == 'system' -%}{{ tool_list() }}{%- endif -%}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}"
+)
+_TOOL_LIST = (
+    "{%- macro tool_list() -%}<|tools|>{%- for tool in tools -%}"
+    "{{- ' ' + tool.function.name + '(' + (tool.function.parameters.properties | list | join(', ')) + ')' -}}"
+    "{%- endfor -%}<|end|>{%- endmacro -%}"
+    "{%- if tools and (not messages or messages[0].role != 'system') -%}{{ tool_list() }}{%- endif -%}"
+)
+CHAT_TEMPLATE = _TOOL_LIST + CHAT_TEMPLATE
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call that the model wrote."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    def to_json(self) -> str:
+        """The call as it is rendered behind its marker."""
+        return json.dumps({"name": self.name, "arguments": dict(self.arguments)}, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model answered: text, or a tool call; ``warning`` where a call could not be read."""
+
+    text: str
+    call: ToolCall | None = None
+    warning: str | None = None
+
+
+class Chat:
+    """Renders messages to token ids and reads replies back, for one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        known = tokenizer.get_vocab()
+        missing = [marker for marker in tokens.SPECIAL_TOKENS if marker not in known]
+        if missing:
+            raise InputError(f"the tokenizer lacks the markers {missing}; use one made by agentsleep.tokens")
+        self._ids: dict[str, int] = {marker: known[marker] for marker in tokens.SPECIAL_TOKENS}
+        self.end = self._ids[tokens.END]
+        self._call = self._ids[tokens.CALL]
+
+    def message(self, role: Role, text: str) -> list[int]:
+        """A whole turn.
+
+        Raises:
+            EmptyMessage: no text.
+            InputError: an unknown role.
+        """
+        if role not in _MARKERS:
+            raise InputError(f"role {role!r} is none of {sorted(_MARKERS)}")
+        if not text or not text.strip():
+            raise EmptyMessage(f"a {role} message has no text ({text!r}); leave it out or give it some")
+        return [self._ids[_MARKERS[role]], *tokens.encode_text(self.tokenizer, f" {text}"), self.end]
+
+    def call(self, call: ToolCall) -> list[int]:
+        """An assistant's turn that calls a tool."""
+        body = tokens.encode_text(self.tokenizer, call.to_json())
+        return [*self.prompt(), self._call, *body, self.end]
+
+    def tools(self, schemas: Sequence[Mapping[str, Any]]) -> list[int]:
+        """The list of tools, from their JSON schemas (``{"function": {"name", "parameters"}}``); empty for none."""
+        if not schemas:
+            return []
+        signatures = [
+            f" {s['function']['name']}({', '.join(s['function']['parameters']['properties'])})" for s in schemas
+        ]
+        body = tokens.encode_text(self.tokenizer, "".join(signatures))
+        return [self._ids[tokens.TOOLS], *body, self.end]
+
+    def prompt(self) -> list[int]:
+        """What the model continues with its answer."""
+        return [self._ids[tokens.ASSISTANT]]
+
+    def parse(self, ids: Sequence[int]) -> Reply:
+        """A generated turn, with or without its end marker. A malformed call becomes text and a warning."""
+        body = list(ids)
+        if body and body[-1] == self.end:
+            body.pop()
+        if not body or body[0] != self._call:
+            text = tokens.decode_text(self.tokenizer, body)
+            return Reply(text.removeprefix(" "))
+        text = tokens.decode_text(self.tokenizer, body[1:])
+        try:
+            call = json.loads(text)
+            name, arguments = call["name"], call["arguments"]
+            if not isinstance(name, str) or not isinstance(arguments, dict):
+                raise TypeError("name must be a string and arguments an object")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            return Reply(text, warning=f"malformed tool call ({error!r}): {text!r}")
+        return Reply("", ToolCall(name, arguments))

@@ -1,0 +1,8 @@
+"""The command line: ``agentsleep …``. One file for each group of commands; importing it here puts it on the app."""
+
+from __future__ import annotations
+
+from agentsleep.cli import bench, eval, train
+from agentsleep.cli.app import app, main
+
+__all__ = ["app", "bench", "eval", "main", "train"]

@@ -1,0 +1,82 @@
+"""``agentsleep eval …``: accuracy on fresh episodes, one command for each task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from agentsleep.cli.app import AsJson, Threads, app, console, emit, numbers, use_threads
+from agentsleep.errors import SettingsError
+
+eval_app = typer.Typer(help="Measure accuracy by depth, on fresh episodes.", no_args_is_help=False)
+app.add_typer(eval_app, name="eval")
+
+Model = Annotated[Path, typer.Option(help="The model/ folder of a finished run, or the run's own folder.")]
+Passes = Annotated[str, typer.Option(help="Passes of every visit, with commas.")]
+Rounds = Annotated[str, typer.Option(help="Visits of every window, with commas; 1 is light sleep alone.")]
+Questions = Annotated[int, typer.Option(help="At least so many of every depth.")]
+Seed = Annotated[int, typer.Option(help="Of the episodes; those of training are never drawn again.")]
+
+
+@eval_app.command("depo")
+def depo(
+    model: Model,
+    passes: Passes = "1,2,4",
+    rounds: Rounds = "1",
+    questions: Questions = 2000,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Hops along a cycle, asked after its edges were evicted."""
+    _eval_raw("depo", model, passes, rounds, questions, seed, threads, as_json)
+
+
+@eval_app.command("rule110")
+def rule110(
+    model: Model,
+    passes: Passes = "1,2,4",
+    rounds: Rounds = "1",
+    questions: Questions = 2000,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Bits of a cellular automaton some steps on, asked after its first state was evicted."""
+    _eval_raw("rule110", model, passes, rounds, questions, seed, threads, as_json)
+
+
+def _eval_raw(
+    task_name: str, folder: Path, passes: str, rounds: str, questions: int, seed: int, threads: int, as_json: bool
+) -> None:
+    n, r = numbers(passes, "--passes"), numbers(rounds, "--rounds")
+    from agentsleep.cli.progress import bar
+    from agentsleep.cli.tables import accuracy_table
+    from agentsleep.evals.raw import evaluate_task
+    from agentsleep.training.config import config_from
+    from agentsleep.training.runs import final_difficulty, find_model, load_model, make_task
+
+    use_threads(threads)
+    directory, record = find_model(folder)
+    if record["task"] != task_name:
+        raise SettingsError(
+            f"the model at {directory} was trained on {record['task']}; use 'agentsleep eval {record['task']}'"
+        )
+    config = config_from(record["config"])
+    task = make_task(task_name, config.task)
+    loaded = load_model(directory)
+    with bar(console(), f"{task_name}: questions") as progress:
+        measured = evaluate_task(
+            loaded,
+            task,
+            difficulty=final_difficulty(config),
+            passes=n,
+            rounds=r,
+            questions=questions,
+            seed=seed,
+            progress=progress,
+        )
+    document: dict[str, Any] = {"model": str(directory), **measured}
+    emit(document, as_json, lambda out: out.print(accuracy_table(document)))

@@ -1,0 +1,10 @@
+"""SleepMemory and Session: what a user of agentsleep touches."""
+
+from __future__ import annotations
+
+from agentsleep.memory.agent import Agent
+from agentsleep.memory.memory import SleepMemory, default_archive
+from agentsleep.memory.session import Answer, Session, Stats
+from agentsleep.memory.toolbox import Tool, Toolbox
+
+__all__ = ["Agent", "Answer", "Session", "SleepMemory", "Stats", "Tool", "Toolbox", "default_archive"]

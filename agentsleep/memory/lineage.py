@@ -1,0 +1,80 @@
+"""A state is a function of (model, settings, event log): this file evaluates it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from agentsleep.archive import Event
+from agentsleep.backends import Backend
+from agentsleep.sleep import deep_sleep
+from agentsleep.state import FastWeights
+
+
+@dataclass(frozen=True)
+class SleptWindow:
+    """A window as a sleep mark remembers it: what was pinned at its head, and its tokens of the log."""
+
+    pinned: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def ids(self) -> list[int]:
+        """All that was read in it."""
+        return [*self.pinned, *self.tokens]
+
+
+def slept_windows(events: Iterable[Event]) -> list[SleptWindow]:
+    """The windows that light sleeps consolidated, oldest first, from a whole log."""
+    stream: list[int] = []
+    windows = []
+    for event in events:
+        stream += event.token_ids
+        if event.kind == "sleep":
+            windows.append(_window(event.data, stream))
+    return windows
+
+
+def _window(mark: Any, stream: Sequence[int]) -> SleptWindow:
+    return SleptWindow(tuple(mark["pinned"]), tuple(stream[mark["start"] : mark["stop"]]))
+
+
+def deep(
+    backend: Backend, windows: Sequence[SleptWindow], state: FastWeights, passes: int, rounds: int
+) -> FastWeights:
+    """The canonical deep sleep: batch 1, every window in one forward a pass."""
+    with torch.inference_mode():
+        visits = [(torch.tensor([window.ids]), None) for window in windows]
+        return deep_sleep(backend.model, visits, state, passes=passes, rounds=rounds).clone()
+
+
+def replay(backend: Backend, events: Iterable[Event]) -> FastWeights:
+    """Computes the state that a log leads to. In an equal environment it is bit-equal to the stored one."""
+    stream: list[int] = []
+    windows: list[SleptWindow] = []
+    state = FastWeights()
+    for event in events:
+        stream += event.token_ids
+        mark: Any = event.data
+        if event.kind == "sleep":
+            windows.append(_window(mark, stream))
+            state = backend.consolidate(windows[-1].ids, state, mark["passes"])
+        elif event.kind == "deep_sleep":
+            state = deep(backend, windows[mark["first"] :], state, mark["passes"], mark["rounds"])
+    return state
+
+
+def environment() -> dict[str, str | int]:
+    """What a bit-equal replay depends on besides the log and the model."""
+    return {
+        "torch": torch.__version__,
+        "dtype": "float32",
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "machine": platform.machine(),
+    }

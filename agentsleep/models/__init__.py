@@ -1,0 +1,1 @@
+"""Models that were built to sleep."""

@@ -1,0 +1,112 @@
+"""The sleep: N recurrent passes over a window that write it into the fast weights.
+
+Source: "Do Language Models Need Sleep?" (arXiv 2605.26099), Algorithm 1. Training, evaluation and the live agent
+all call :func:`sleep` and :func:`deep_sleep`; they are differentiable in the model's weights and in the state.
+
+The exact rule. A window opens with a state (S, convolution tails). *Pass 1* reads its tokens as any hybrid would, with
+positions from 0; its hidden states give the logits. Passes 2..N run the blocks again over all tokens of the window:
+their input is the fed-back hidden states, attention sees this pass's keys only, convolution tails start at zero, and
+S runs on. What crosses to the next window: S after pass N, and the convolution tails of pass 1. N = 1 is the ordinary
+pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from agentsleep.errors import SettingsError
+from agentsleep.state import FastWeights
+
+
+class Backbone(Protocol):
+    """What a model offers to the sleep. T is the window's length, D the hidden size."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids ``[B, T]`` to embeddings ``[B, T, D]``."""
+
+    def blocks(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
+        """One pass of the block stack over a whole window: hidden states before the final norm ``[B, T, D]`` and the
+        state behind it. Attention sees this window alone, positions count from 0; where ``mask`` ``[B, T]`` is False
+        the token is padding."""
+
+    def feed_back(self, hidden: Tensor, embedded: Tensor) -> Tensor:
+        """The input of the next pass, from a pass's hidden states and the window's embeddings, all ``[B, T, D]``."""
+
+
+@dataclass(frozen=True)
+class Slept:
+    """A window that was slept on.
+
+    hidden: the hidden states of pass 1, ``[B, T, D]``: what the logits are read from.
+    state: what crosses to the next window.
+    """
+
+    hidden: Tensor
+    state: FastWeights
+
+
+def check_depth(passes: int, rounds: int = 1) -> None:
+    """Raises SettingsError unless both are whole numbers of at least 1."""
+    for name, value in (("passes", passes), ("rounds", rounds)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise SettingsError(
+                f"{name} is {value!r}; it must be a whole number of at least 1 (1 is the ordinary pass)"
+            )
+
+
+def sleep(backbone: Backbone, ids: Tensor, state: FastWeights, *, passes: int, mask: Tensor | None = None) -> Slept:
+    """Light sleep: ``passes`` passes over one window.
+
+    Args:
+        ids: the window's tokens ``[B, T]``.
+        state: the state the window opened with.
+        passes: N of the paper, at least 1.
+        mask: ``[B, T]`` bool, False at padding.
+
+    Raises:
+        SettingsError: passes below 1.
+    """
+    check_depth(passes)
+    embedded = backbone.embed(ids)
+    hidden, running = backbone.blocks(embedded, state, mask)
+    first, tails = hidden, running.only("conv")
+    for _ in range(passes - 1):
+        fed_back = backbone.feed_back(hidden, embedded)
+        hidden, running = backbone.blocks(fed_back, running.only("recurrent"), mask)
+    return Slept(first, running.merged(tails))
+
+
+def deep_sleep(
+    backbone: Backbone,
+    windows: Sequence[tuple[Tensor, Tensor | None]],
+    state: FastWeights,
+    *,
+    passes: int,
+    rounds: int = 1,
+    on_window: Callable[[int, int], None] | None = None,
+) -> FastWeights:
+    """Deep sleep: reads archived windows again, oldest first, ``rounds`` times, S running on.
+
+    Every visit is a window of its own: fresh keys, convolution tails at zero, ``passes`` passes. The tails that the
+    state came with are those it leaves with, since no new token was read.
+
+    Args:
+        windows: (ids ``[B, T]``, mask ``[B, T]`` or None), oldest first.
+        on_window: called with (visits done, visits in all) after each visit.
+
+    Raises:
+        SettingsError: passes or rounds below 1.
+    """
+    check_depth(passes, rounds)
+    tails = state.only("conv")
+    running = state
+    for visit in range(rounds * len(windows)):
+        ids, mask = windows[visit % len(windows)]
+        running = sleep(backbone, ids, running.only("recurrent"), passes=passes, mask=mask).state
+        if on_window is not None:
+            on_window(visit + 1, rounds * len(windows))
+    return running.only("recurrent").merged(tails)

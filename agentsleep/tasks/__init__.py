@@ -1,0 +1,14 @@
+"""Seeded generators of what a sleeping model is trained and judged on, and their graders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Task, Window
+from agentsleep.tasks.depo import Depo
+from agentsleep.tasks.rota import Rota
+from agentsleep.tasks.rule110 import Rule110
+
+__all__ = ["IGNORE", "TASKS", "Batch", "Depo", "Difficulty", "Rota", "Rule110", "Task", "Window"]
+
+TASKS: dict[str, Callable[..., Task]] = {"depo": Depo, "rota": Rota, "rule110": Rule110}

@@ -1,0 +1,96 @@
+"""Rule 110: bit strings are evicted, then their state after t steps of the cellular automaton is asked.
+
+Source of the task: arXiv 2605.26099; periodic boundary (with a zero boundary the task is degenerate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from agentsleep.errors import SettingsError
+from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Window
+
+
+def step110(bits: np.ndarray) -> np.ndarray:
+    """One step of Rule 110 with periodic boundary on ``[..., n]`` of 0 and 1."""
+    left, right = np.roll(bits, 1, -1), np.roll(bits, -1, -1)
+    after: np.ndarray = (bits | right) & ~(left & bits & right) & 1
+    return after
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule110:
+    """One string of ``bits`` bits a window; ``depth`` is the number of steps t, asked for every bit.
+
+    The vocabulary: 0 and 1, a token for every t (``2 + t - 1``), a token for every position and one for every string.
+    A window reads ``string, bit 0, bit 1, ...``; a question reads ``string, t, position`` and its answer is a bit.
+    ``dense`` asks all bits of one string a batch row; otherwise the first bit of every string.
+    """
+
+    bits: int = 24
+    max_depth: int = 8
+    strings: int = 1
+    dense: bool = True
+    name: str = "rule110"
+
+    @property
+    def vocab_size(self) -> int:
+        return 2 + self.max_depth + self.bits + self.strings
+
+    @property
+    def window(self) -> int:
+        return max(self.bits + 1, 3 * (self.bits if self.dense else self.strings))
+
+    @property
+    def depths(self) -> Sequence[int]:
+        return range(1, self.max_depth + 1)
+
+    def chance(self) -> float:
+        return 0.5
+
+    def batch(self, rng: np.random.Generator, size: int, difficulty: Difficulty) -> Batch:
+        """``size`` rows of ``difficulty.windows`` strings each, one a window.
+
+        Raises:
+            SettingsError: more windows than ``strings``, or a depth that cannot be asked.
+        """
+        if not 1 <= difficulty.windows <= self.strings:
+            raise SettingsError(f"{difficulty.windows} windows, but the task has {self.strings} strings")
+        if not 1 <= difficulty.depth <= self.max_depth:
+            raise SettingsError(f"depth {difficulty.depth} is outside of 1..{self.max_depth}")
+        count = difficulty.windows
+        start = rng.integers(0, 2, (size, count, self.bits))
+        states = [start]
+        for _ in range(difficulty.depth):
+            states.append(step110(states[-1]))
+        after = np.stack(states)  # [t, B, strings, bits]
+        string_token = 2 + self.max_depth + self.bits + np.arange(count)
+        context = []
+        for s in range(count):
+            ids = np.concatenate((np.full((size, 1), string_token[s]), start[:, s]), 1)
+            context.append(_window(ids, np.full_like(ids, IGNORE), np.zeros_like(ids)))
+        t = rng.integers(1, difficulty.depth + 1, size)
+        rows = np.arange(size)
+        if self.dense:
+            which = rng.integers(0, count, size)
+            asked = [(which, np.full(size, p)) for p in rng.permutation(self.bits)]
+        else:
+            asked = [(np.full(size, s), np.zeros(size, int)) for s in range(count)]
+        parts, labels, depth = [], [], []
+        for string, position in asked:
+            parts.append(np.stack((string_token[string], 2 + t - 1, 2 + self.max_depth + position), 1))
+            none = np.full(size, IGNORE)
+            labels.append(np.stack((none, none, after[t, rows, string, position]), 1))
+            depth.append(np.stack((0 * t, 0 * t, t), 1))
+        return Batch(
+            context=context,
+            questions=[_window(np.concatenate(parts, 1), np.concatenate(labels, 1), np.concatenate(depth, 1))],
+        )
+
+
+def _window(ids: np.ndarray, labels: np.ndarray, depth: np.ndarray) -> Window:
+    return Window(ids=torch.from_numpy(ids), labels=torch.from_numpy(labels), depth=torch.from_numpy(depth))

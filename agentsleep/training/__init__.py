@@ -1,0 +1,1 @@
+"""Training through sleep: curriculum, optimisers, loop, checkpoints."""

@@ -1,0 +1,140 @@
+"""Settings of a training run, read from TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from agentsleep.errors import SettingsError
+from agentsleep.sleep import check_depth
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visits:
+    """How deep a batch sleeps: N passes a visit, R visits in all; ``weight`` is how often it is drawn."""
+
+    passes: int
+    rounds: int = 1
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_depth(self.passes, self.rounds)
+        if self.weight < 0:
+            raise SettingsError(f"the weight of a visit is {self.weight}; it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the curriculum: questions of up to ``start_depth`` hops, one more whenever the deepest is mastered.
+
+    windows: numbers of windows, one drawn a batch.
+    The stage ends when ``end_depth`` is mastered, or after ``max_steps`` steps of its own (0: no such end).
+    """
+
+    windows: tuple[int, ...] = (1,)
+    form: str = "plain"
+    start_depth: int = 1
+    end_depth: int = 4
+    max_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.windows or min(self.windows) < 1:
+            raise SettingsError(f"the windows of a stage are {self.windows}; name at least one number, each above 0")
+        if self.start_depth < 1:
+            raise SettingsError(f"the start_depth of a stage is {self.start_depth}; it must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """All that a run depends on.
+
+    model: fields of NapConfig.  task: fields of the task.  visits: sleep depths, one drawn a batch.
+    judge: (passes, rounds) whose answers the curriculum listens to.  mastered: accuracy that counts as mastered, over
+    the last ``memory`` questions of that depth.  The run ends at ``max_steps`` or ``max_minutes`` of CPU time,
+    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.
+    """
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
+    visits: tuple[Visits, ...] = (Visits(passes=1), Visits(passes=2), Visits(passes=4))
+    judge: tuple[int, int] = (4, 1)
+    curriculum: tuple[Stage, ...] = (Stage(),)
+    mastered: float = 0.95
+    memory: int = 400
+    seed: int = 0
+    batch: int = 64
+    muon_lr: float = 5e-3
+    adamw_lr: float = 2e-3
+    clip: float = 1.0
+    warmup: int = 100
+    decay: float = 0.25
+    max_steps: int = 4000
+    max_minutes: float = 45.0
+    threads: int = 1
+    checkpoint_minutes: float = 3.0
+    bf16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "max_steps", "threads", "memory"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.max_minutes <= 0:
+            raise SettingsError(f"max_minutes is {self.max_minutes}; it must be above 0")
+        for name in ("muon_lr", "adamw_lr", "clip", "max_minutes", "checkpoint_minutes"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.decay <= 1:
+            raise SettingsError(f"decay is {self.decay}; it is the part of the run, 0 to 1, in which the rates fall")
+        if not self.visits or sum(v.weight for v in self.visits) <= 0:
+            raise SettingsError("visits is empty, or no visit has a weight above 0; name at least one (passes, rounds)")
+        if self.judge not in {(v.passes, v.rounds) for v in self.visits if v.weight > 0}:
+            raise SettingsError(f"judge {self.judge} is not among the visits; the curriculum could never advance")
+        if not self.curriculum:
+            raise SettingsError("curriculum is empty; give at least one stage")
+
+
+def load_config(path: Path | str, **overrides: Any) -> TrainConfig:
+    """Reads a TOML file; ``overrides`` take precedence over it.
+
+    Raises:
+        SettingsError: no such file, no TOML, or a field that does not exist.
+    """
+    try:
+        raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"no training config at {path}; give --config an existing TOML file") from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read ({error}); give --config a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    return config_from(raw | {name: value for name, value in overrides.items() if value is not None})
+
+
+def config_from(raw: Mapping[str, Any]) -> TrainConfig:
+    """A config from plain values, as TOML and JSON give them.
+
+    Raises:
+        SettingsError: a field that does not exist, or a value that does not fit.
+    """
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown := set(raw) - known:
+        raise SettingsError(f"unknown settings {sorted(unknown)}; there are {sorted(known)}")
+    values = dict(raw)
+    try:
+        if "visits" in values:
+            values["visits"] = tuple(Visits(**v) for v in values["visits"])
+        if "curriculum" in values:
+            stages = [{**s, "windows": tuple(s.get("windows", (1,)))} for s in values["curriculum"]]
+            values["curriculum"] = tuple(Stage(**s) for s in stages)
+        if "judge" in values:
+            passes, rounds = values["judge"]
+            values["judge"] = (passes, rounds)
+        return TrainConfig(**values)
+    except SettingsError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"a setting has the wrong form: {error}") from error

@@ -1,0 +1,204 @@
+"""The training loop: one checkpoint for every number of passes and rounds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from agentsleep.errors import CheckpointDamaged, SettingsError
+from agentsleep.models.nap import NapConfig, NapForCausalLM
+from agentsleep.tasks.base import Task
+from agentsleep.training.config import TrainConfig
+from agentsleep.training.curriculum import Curriculum
+from agentsleep.training.episode import read_batch
+
+CHECKPOINT, HISTORY, RECORD = "checkpoint.pt", "history.jsonl", "record.json"
+LOG_EVERY = 25  # steps
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run reports while it goes on."""
+
+    step: int
+    minutes: float
+    stage: int
+    depth: int
+    loss: float
+    accuracy: dict[str, dict[int, float]]
+
+
+def optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks, AdamW for embeddings, head, norms, gates and convolutions."""
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        inside = parameter.ndim == 2 and name.startswith("layers.") and not name.endswith("conv_weight")
+        (matrices if inside else rest).append(parameter)
+    return [
+        torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=config.adamw_lr, weight_decay=0.0, betas=(0.9, 0.95)),
+    ]
+
+
+class Trainer:
+    """A run in a folder: it can be cut off at any moment and goes on from its last checkpoint."""
+
+    def __init__(self, task: Task, config: TrainConfig, out: Path, *, init: Path | None = None) -> None:
+        self.task, self.config, self.out = task, config, out
+        if unknown := [name for name in config.model if not hasattr(NapConfig(), name)]:
+            raise SettingsError(f"the model has no settings {unknown}; there are {sorted(NapConfig().to_dict())}")
+        torch.manual_seed(config.seed)
+        if init is not None:
+            self.model = NapForCausalLM.from_pretrained(init)
+        else:
+            settings = {"sleep_window": task.window} | dict(config.model) | {"vocab_size": task.vocab_size}
+            self.model = NapForCausalLM(NapConfig(**settings))
+        self.optimisers = optimisers(self.model, config)
+        self.curriculum = Curriculum(config)
+        self.rng = np.random.default_rng(config.seed)
+        self.step, self.seconds = 0, 0.0
+        self._sums: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+        self._losses: list[float] = []
+
+    def progress(self) -> float:
+        """How much of the run is done, 0 to 1."""
+        return min(1.0, max(self.step / self.config.max_steps, self.seconds / 60 / self.config.max_minutes))
+
+    def run(self, report: Callable[[Progress], None] | None = None) -> None:
+        """Trains to the end, or until KeyboardInterrupt, and leaves a checkpoint either way."""
+        torch.set_num_threads(self.config.threads)
+        self.out.mkdir(parents=True, exist_ok=True)
+        saved = time.monotonic()
+        try:
+            while self.progress() < 1:
+                self._train_step()
+                if self.step % LOG_EVERY == 0:
+                    now = self._log()
+                    if report is not None:
+                        report(now)
+                if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
+                    self.save()
+                    saved = time.monotonic()
+        finally:
+            self.save()
+        self.export()
+
+    def _train_step(self) -> None:
+        began = time.process_time()
+        weights = np.array([v.weight for v in self.config.visits])
+        visits = self.config.visits[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
+        batch = self.task.batch(self.rng, self.config.batch, self.curriculum.difficulty(self.rng))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
+            outcome = read_batch(self.model, batch, passes=visits.passes, rounds=visits.rounds)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        outcome.loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        self.step += 1
+        scale = self._schedule()
+        rates = (self.config.muon_lr, self.config.adamw_lr)
+        if bool(torch.isfinite(norm)):  # a step that blew up is skipped, not learned from
+            for optimiser, rate in zip(self.optimisers, rates, strict=True):
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * scale
+                optimiser.step()
+        hits = outcome.hits()
+        name = f"{visits.passes}x{visits.rounds}"
+        for depth, (right, asked) in hits.items():
+            self._sums[name][depth][0] += right
+            self._sums[name][depth][1] += asked
+        self._losses.append(float(outcome.loss.detach()))
+        self.seconds += time.process_time() - began
+        self.curriculum.heard((visits.passes, visits.rounds), hits)
+
+    def _schedule(self) -> float:
+        warm = min(1.0, self.step / max(1, self.config.warmup))
+        left = 1 - self.progress()
+        return warm * min(1.0, left / self.config.decay) if self.config.decay else warm
+
+    def _log(self) -> Progress:
+        accuracy = {
+            name: {depth: right / asked for depth, (right, asked) in sorted(by_depth.items())}
+            for name, by_depth in sorted(self._sums.items())
+        }
+        now = Progress(
+            step=self.step,
+            minutes=self.seconds / 60,
+            stage=self.curriculum.stage_index,
+            depth=self.curriculum.depth,
+            loss=float(np.mean(self._losses)),
+            accuracy=accuracy,
+        )
+        with open(self.out / HISTORY, "a") as log:
+            log.write(json.dumps(dataclasses.asdict(now)) + "\n")
+        self._sums.clear()
+        self._losses.clear()
+        return now
+
+    def _config(self) -> str:
+        return json.dumps(dataclasses.asdict(self.config))
+
+    def save(self) -> None:
+        """Writes the checkpoint; an earlier one is replaced only when the new one is whole."""
+        whole = {
+            "config": self._config(),
+            "model": self.model.state_dict(),
+            "optimisers": [o.state_dict() for o in self.optimisers],
+            "curriculum": self.curriculum.state_dict(),
+            "rng": json.dumps(self.rng.bit_generator.state),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        part = self.out / f"{CHECKPOINT}.part"
+        torch.save(whole, part)
+        os.replace(part, self.out / CHECKPOINT)
+
+    def resume(self) -> None:
+        """Goes on from the folder's checkpoint. Budgets and rates may differ from those it was made with.
+
+        Raises:
+            SettingsError: no checkpoint there, or one of another model or task.
+            CheckpointDamaged: it cannot be read.
+        """
+        path = self.out / CHECKPOINT
+        if not path.exists():
+            raise SettingsError(f"nothing to resume: no {path}; start without --resume")
+        try:
+            saved: dict[str, Any] = torch.load(path, weights_only=True)
+            before = json.loads(saved["config"])
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise CheckpointDamaged(f"{path} cannot be read ({error}); start again without --resume") from error
+        now = json.loads(self._config())  # as JSON too: there a tuple is a list
+        if any(before[part] != now[part] for part in ("model", "task")):
+            raise SettingsError(f"{path} was made with another model or task; give the same, or another --out")
+        self.model.load_state_dict(saved["model"])
+        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+        self.curriculum.load_state_dict(saved["curriculum"])
+        self.rng.bit_generator.state = json.loads(saved["rng"])
+        self.step, self.seconds = saved["step"], saved["seconds"]
+
+    def export(self) -> None:
+        """Writes the model as a checkpoint directory of transformers, with its training record."""
+        self.model.save_pretrained(self.out / "model")
+        record = {
+            "task": self.task.name,
+            "config": dataclasses.asdict(self.config),
+            "seed": self.config.seed,
+            "steps": self.step,
+            "minutes": round(self.seconds / 60, 1),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "torch": torch.__version__,
+        }
+        (self.out / RECORD).write_text(json.dumps(record, indent=2) + "\n")
