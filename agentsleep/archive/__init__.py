@@ -5,6 +5,7 @@ from __future__ import annotations
 from agentsleep.archive.lock import SessionLock
 from agentsleep.archive.store import Archive
 from agentsleep.archive.types import JSON, Event, EventKind, NewEvent, Scope, SessionRecord, Snapshot
+from agentsleep.archive.where import default_archive
 
 __all__ = [
     "JSON",
@@ -16,4 +17,5 @@ __all__ = [
     "SessionLock",
     "SessionRecord",
     "Snapshot",
+    "default_archive",
 ]

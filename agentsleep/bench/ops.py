@@ -25,7 +25,7 @@ Form = Callable[..., Tensor]  # a rule's inputs to its outputs [B, T, H, V]
 def bench_ops(
     *,
     lengths: Sequence[int] = (1024,),
-    repeats: int = 15,
+    repeats: int = 31,
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:

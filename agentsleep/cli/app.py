@@ -58,9 +58,6 @@ class Commands(TyperGroup):
     ) -> NoReturn:
         """Runs a command and exits."""
         invocation = Invocation(list(sys.argv[1:] if args is None else args), bool(os.environ.get("AGENTSLEEP_DEBUG")))
-        # Loading a model is no event to report.
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         try:
             code = super().main(args, PROGRAM, complete_var, False, windows_expand_args, obj=invocation, **extra)
         except typer.Abort:
@@ -139,6 +136,14 @@ def use_threads(threads: int) -> None:
     if threads < 1:
         raise SettingsError(f"--threads is {threads}; give at least 1")
     torch.set_num_threads(threads)
+
+
+def quiet_transformers() -> None:
+    """Loading a model is nothing to report: no bars, no remarks. For commands that load one; imports transformers."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 app = typer.Typer(

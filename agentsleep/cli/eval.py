@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from agentsleep.cli.app import AsJson, Threads, app, console, emit, numbers, use_threads
+from agentsleep.cli.app import AsJson, Threads, app, console, emit, numbers, quiet_transformers, use_threads
 from agentsleep.errors import SettingsError
 
 eval_app = typer.Typer(help="Measure accuracy by depth, on fresh episodes.", no_args_is_help=False)
@@ -17,7 +17,7 @@ Model = Annotated[Path, typer.Option(help="The model/ folder of a finished run, 
 Passes = Annotated[str, typer.Option(help="Passes of every visit, with commas.")]
 Rounds = Annotated[str, typer.Option(help="Visits of every window, with commas; 1 is light sleep alone.")]
 Questions = Annotated[int, typer.Option(help="At least so many of every depth.")]
-Seed = Annotated[int, typer.Option(help="Of the episodes; those of training are never drawn again.")]
+Seed = Annotated[int, typer.Option(help="Of the episodes, which come from another stream than those of training.")]
 
 
 @eval_app.command("depo")
@@ -59,6 +59,7 @@ def _eval_raw(
     from agentsleep.training.runs import final_difficulty, find_model, load_model, make_task
 
     use_threads(threads)
+    quiet_transformers()
     directory, record = find_model(folder)
     if record["task"] != task_name:
         raise SettingsError(

@@ -15,24 +15,28 @@ def accuracy_table(document: Mapping[str, Any]) -> Table:
     asked = min(row["questions"] for row in document["results"])
     table = Table(
         "depth",
-        title=f"{document['task']}, {windows} window{'s' * (windows > 1)}: accuracy [95 % interval]",
+        title=f"{document['task']}, {windows} window{'s' * (windows > 1)}: accuracy, 95 % interval",
         caption=f"at least {asked} questions a depth, from {document['episodes']} episodes, seed {document['seed']}",
     )
     columns: dict[str, dict[int, str]] = {}
-    for row in document["results"]:
-        name = f"passes {row['passes']}, rounds {row['rounds']}"
+    for row in (*document["results"], *document["baselines"]):
+        name = row.get("name") or f"passes {row['passes']}\nrounds {row['rounds']}"
         columns.setdefault(name, {})[row["depth"]] = _cell(row)
-    for row in document["baselines"]:
-        columns.setdefault(row["name"], {})[row["depth"]] = _cell(row)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("-", "\n"), justify="right", no_wrap=True)
     for depth in sorted({depth for column in columns.values() for depth in column}):
         table.add_row(f"{depth}", *(column.get(depth, "") for column in columns.values()))
     return table
 
 
 def _cell(row: Mapping[str, Any]) -> str:
-    if "interval" not in row:
-        return f"{row['accuracy']:.3f}"
-    low, high = row["interval"]
-    return f"{row['accuracy']:.3f} \\[{low:.3f}, {high:.3f}]"
+    shown = _short(row["accuracy"])
+    if "interval" in row:
+        low, high = row["interval"]
+        shown += f"\n[dim]{_short(low)}–{_short(high)}[/dim]"
+    return shown
+
+
+def _short(rate: float) -> str:
+    """A rate without the zero before its point."""
+    return f"{rate:.3f}".removeprefix("0")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsleep.cli.app import INTERRUPTED, AsJson, Invocation, app, complain, console, emit
+from agentsleep.cli.app import INTERRUPTED, AsJson, Invocation, app, complain, console, emit, quiet_transformers
 from agentsleep.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -43,12 +43,15 @@ def train(
 ) -> None:
     """Train a model through sleep.
 
-    The folder gets checkpoint.pt, history.jsonl, curves.png and, at the end, model/ and record.json. Ctrl-C leaves a
-    checkpoint from which --resume goes on.
+    The folder gets checkpoint.pt, history.jsonl, curves.png and, at the end,
+    model/ and record.json.
+
+    Ctrl-C leaves a checkpoint from which --resume goes on.
     """
     from agentsleep.training.loop import Trainer
     from agentsleep.training.runs import check, make_task, note_command
 
+    quiet_transformers()
     overrides = {
         "seed": seed,
         "max_steps": steps,
@@ -70,12 +73,12 @@ def train(
     note_command(out, task, settings, invocation.command)
     try:
         _run(trainer, console())
-        record = _finish(trainer, init, console())
+        record = _finish(trainer, console())
     except KeyboardInterrupt:
         again = shlex.join(["agentsleep", "train", task, "--resume", "--out", str(out)])
         complain(f"stopped at step {trainer.step}, which is saved in {out}; go on with: {again}")
         raise typer.Exit(INTERRUPTED) from None
-    emit(record, as_json, lambda shown: _show(shown, out, record))
+    emit({"out": str(out), **record}, as_json, lambda shown: _show(shown, out, record))
 
 
 def _check_folder(task: str, out: Path, *, resume: bool, init: Path | None) -> None:
@@ -173,7 +176,7 @@ def _draw(trainer: Trainer) -> None:
     plot_curves(trainer.out / HISTORY, trainer.out / CURVES, title=title, chance=trainer.task.chance())
 
 
-def _finish(trainer: Trainer, init: Path | None, remarks: Console) -> dict[str, Any]:
+def _finish(trainer: Trainer, remarks: Console) -> dict[str, Any]:
     """Evaluates the trained model and completes its record."""
     from agentsleep.cli.progress import bar
     from agentsleep.evals.raw import evaluate_task
@@ -198,7 +201,6 @@ def _finish(trainer: Trainer, init: Path | None, remarks: Console) -> dict[str, 
     return add_to_record(
         trainer.out,
         commands=run["commands"] if run else [],
-        init=None if init is None else str(init),
         reached={"stage": trainer.curriculum.stage_index, "depth": trainer.curriculum.depth},
         evaluation=evaluation,
     )

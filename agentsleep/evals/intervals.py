@@ -27,4 +27,5 @@ def wilson(right: int, asked: int, z: float = Z95) -> tuple[float, float]:
     scale = 1 + z * z / asked
     centre = (rate + z * z / (2 * asked)) / scale
     half = z / scale * sqrt(rate * (1 - rate) / asked + z * z / (4 * asked * asked))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Rounding must neither leave 0..1 nor shut out the rate itself, which at 0 and 1 is a bound.
+    return max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half))

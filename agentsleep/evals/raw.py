@@ -59,13 +59,15 @@ def evaluate_task(
     if questions < 1 or seed < 0:
         raise SettingsError(f"questions is {questions} and seed is {seed}; they must be at least 1 and 0")
     depths = [depth for depth in task.depths if depth <= difficulty.depth]
+    if not depths:
+        raise SettingsError(f"the depth is {difficulty.depth}; {task.name} asks from depth {min(task.depths)} on")
     grid = [(n, r) for n in passes for r in rounds]
     tallies: dict[tuple[int, int], Tally] = {visit: _tally() for visit in grid}
     reset = _tally()
     answers: dict[int, Counter[int]] = defaultdict(Counter)
     rng = np.random.default_rng([seed, FRESH])
     was_training = model.training
-    model.eval()
+    model.train(False)
     batches, least = 0, 0
     try:
         with torch.inference_mode():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from agentsleep.archive import default_archive
 from agentsleep.memory.agent import Agent
-from agentsleep.memory.memory import SleepMemory, default_archive
+from agentsleep.memory.memory import SleepMemory
 from agentsleep.memory.session import Answer, Session, Stats
 from agentsleep.memory.toolbox import Tool, Toolbox
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from agentsleep.backends import LiveWindow
 from agentsleep.errors import SettingsError
+from agentsleep.tokens import decode_text
+
+_SEEDS = range(-(2**63), 2**64)  # what torch takes
 
 
 class Reader(Protocol):
@@ -48,24 +53,32 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise SettingsError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1")
-        if self.temperature < 0:
-            raise SettingsError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
-        if not 0 < self.top_p <= 1:
-            raise SettingsError(f"top_p is {self.top_p}; it must lie in (0, 1]")
+        most = self.max_new_tokens
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            raise SettingsError(f"max_new_tokens is {most!r}; it must be a whole number of at least 1")
+        if not (_is_number(self.temperature) and self.temperature >= 0):
+            raise SettingsError(f"temperature is {self.temperature!r}; it must be 0 (greedy) or a number above")
+        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
+            raise SettingsError(f"top_p is {self.top_p!r}; it must lie in (0, 1]")
+        if self.seed is not None and self.seed not in _SEEDS:
+            raise SettingsError(f"seed is {self.seed!r}; it must be a whole number of 64 bits, or None")
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> int:
         """A token id from logits ``[vocab]``."""
         if self.temperature == 0:
             return int(logits.argmax())
-        ranked, order = (logits.float() / self.temperature).softmax(-1).sort(descending=True)
+        below = logits.float() - logits.max()  # so that no temperature, however small, makes an Inf of the largest
+        ranked, order = (below / self.temperature).softmax(-1).sort(descending=True)
         ranked[(ranked.cumsum(-1) - ranked) >= self.top_p] = 0.0
         return int(order[torch.multinomial(ranked, 1, generator=generator)])
 
     def generator(self) -> torch.Generator | None:
         """The source of randomness; None for the global one."""
         return None if self.seed is None else torch.Generator().manual_seed(self.seed)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 Noted = Callable[[Sequence[int]], None]
@@ -109,3 +122,28 @@ def write(
         yield token
         if token == end:
             return
+
+
+class Spelling:
+    """Turns the tokens of a turn into pieces of text that are never taken back; together they are the turn's text.
+
+    Half of a character waits for its other bytes. The space behind the turn's marker belongs to the format.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._tokenizer = tokenizer
+        self._waiting: list[int] = []
+        self._begun = False
+
+    def push(self, token: int) -> str:
+        """The text that a further token makes certain."""
+        self._waiting.append(token)
+        return "" if decode_text(self._tokenizer, self._waiting).endswith("\ufffd") else self.rest()
+
+    def rest(self) -> str:
+        """What still waits, half characters as U+FFFD."""
+        text = decode_text(self._tokenizer, self._waiting)
+        self._waiting = []
+        if not self._begun and text:
+            self._begun, text = True, text.removeprefix(" ")
+        return text

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from platformdirs import user_data_path
-
-from agentsleep.archive import Archive, Scope, SessionRecord, Snapshot
+from agentsleep.archive import Archive, Scope, SessionRecord, Snapshot, default_archive
 from agentsleep.backends import load_backend
 from agentsleep.chat import Chat
 from agentsleep.errors import FingerprintMismatch
 from agentsleep.memory.session import Session
 from agentsleep.memory.toolbox import Tool, Toolbox
 from agentsleep.policy import SleepPolicy
-
-
-def default_archive() -> Path:
-    """``$AGENTSLEEP_HOME/memory.db``, else ``memory.db`` in the user's data folder."""
-    home = os.environ.get("AGENTSLEEP_HOME")
-    return (Path(home) if home else user_data_path("agentsleep")) / "memory.db"
 
 
 class SleepMemory:

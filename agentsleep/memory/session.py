@@ -155,17 +155,17 @@ class Session:
         Raises:
             MessageTooLong: it would take more than half of a window.
         """
-        pins = {"system": self._pins["system"] if system is None else system or None, "tools": list(tools)}
-        if pins == self._pins:
-            return
-        pinned = self._render_pins(pins)
-        window = self._backend.config.sleep_window
-        if len(pinned) > window // 2:
-            raise MessageTooLong(
-                f"system message and tools take {len(pinned)} tokens, more than half of the window of {window}; "
-                "shorten them, or use a model with a larger window"
-            )
-        with self._using():
+        with self._using():  # which first takes up pins that were set a moment ago
+            pins = {"system": self._pins["system"] if system is None else system or None, "tools": list(tools)}
+            if pins == self._pins:
+                return
+            pinned = self._render_pins(pins)
+            window = self._backend.config.sleep_window
+            if len(pinned) > window // 2:
+                raise MessageTooLong(
+                    f"system message and tools take {len(pinned)} tokens, more than half of the window of {window}; "
+                    "shorten them, or use a model with a larger window"
+                )
             self._append(NewEvent(kind="tokens", role="system", text=pins["system"], data={"pins": pins}))
             self._stale = True  # the next use reads the open window again, under its new head
 

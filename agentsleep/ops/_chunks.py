@@ -70,17 +70,14 @@ class Layout:
             out[whole, :, :, :rest].copy_(x[:, whole * self.size :].transpose(1, 2))
             out[whole, :, :, rest:].zero_()
         out = out.view(self.count * self.groups, self.size, *inner)
-        self.hide(out)
+        if self.hidden is not None:
+            out.view(-1, *inner).index_fill_(0, self.hidden, 0)
         return out
 
     def by_chunk(self, x: Tensor) -> tuple[Tensor, ...]:
         """x ``[M, C, ...]`` as N tensors ``[G, C, ...]``, views."""
-        return x.unflatten(0, (self.count, self.groups)).unbind(0)
-
-    def hide(self, x: Tensor) -> None:
-        """Zero the hidden tokens of x ``[M, C, ...]`` in place."""
-        if self.hidden is not None:
-            x.view(-1, *x.shape[2:]).index_fill_(0, self.hidden, 0)
+        parts: tuple[Tensor, ...] = x.unflatten(0, (self.count, self.groups)).unbind(0)
+        return parts
 
     def unload(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """x ``[M, C, ...]`` back as ``[B, T, H, ...]``."""
@@ -92,7 +89,7 @@ class Layout:
 
 
 def walk_states(initial_state: Tensor | None, layout: Layout, k: Tensor, v: Tensor, count: int) -> Tensor:
-    """Room for ``count`` states ``[count, G, K, V]`` between the chunks of k and v ``[M, C, ...]``, the first one set."""
+    """Room for states ``[count, G, K, V]`` between the chunks of k and v ``[M, C, ...]``, the first one set."""
     states = k.new_empty(count, layout.groups, k.shape[2], v.shape[2])
     if initial_state is None:
         states[0].zero_()
@@ -154,7 +151,7 @@ def unit_lower_inverse(a: Tensor) -> Tensor:
     _diagonal_blocks(inverse, width).copy_(solved.view(count, -1, width, width).permute(0, 2, 3, 1))
     while width < size:
         for start in range(0, size - width, 2 * width):
-            middle, end = start + width, min(start + 2 * width, size)
+            middle, end = start + width, start + 2 * width  # where the blocks are odd, slices end at size
             below = inverse[:, middle:end, middle:end] @ a[:, middle:end, start:middle]
             torch.neg(below @ inverse[:, start:middle, start:middle], out=inverse[:, middle:end, start:middle])
         width *= 2
@@ -163,4 +160,5 @@ def unit_lower_inverse(a: Tensor) -> Tensor:
 
 def _diagonal_blocks(a: Tensor, width: int) -> Tensor:
     """A view of a ``[M, C, C]``: its diagonal blocks, ``[M, width, width, C / width]``."""
-    return a.unflatten(1, (-1, width)).unflatten(3, (-1, width)).diagonal(dim1=1, dim2=3)
+    square: Tensor = a.unflatten(1, (-1, width)).unflatten(3, (-1, width))
+    return square.diagonal(dim1=1, dim2=3)

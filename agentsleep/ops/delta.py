@@ -148,16 +148,15 @@ class _ChunkedDelta(torch.autograd.Function):
         weights = inverse * beta[:, None, :]
         written = torch.bmm(weights, v)  # what a zero state would have written; the walk takes off what S recalls
         stale = torch.bmm(weights.mul_(decay.grown.transpose(1, 2)), k)
-        # where nothing is kept for a backward, copies of inputs are used up and two states are enough for the walk:
+        # where nothing is kept for a backward, copies of inputs are used up and one state does for the walk:
         # touching fresh memory costs as much as the arithmetic
         k_late = torch.mul(k, decay.to_end, out=None if keep else k)
         q_grown = torch.mul(q, decay.grown, out=None if keep else q)
         outputs = torch.empty_like(v) if keep else v
-        states = walk_states(initial_state, layout, k, v, layout.count + 1 if keep else 2)
+        states = walk_states(initial_state, layout, k, v, layout.count + 1 if keep else 1)
         steps = (layout.by_chunk(x) for x in (written, stale, k_late.transpose(1, 2), q_grown, outputs))
-        state, *later = states.unbind(0)
-        if not keep:
-            later = [states[(n + 1) % 2] for n in range(layout.count)]
+        state = states[0]
+        later = states[1:].unbind(0) if keep else [state] * layout.count
         for next_state, whole, written_n, stale_n, k_n, q_n, outputs_n in zip(
             later, decay.whole.unbind(0), *steps, strict=True
         ):
@@ -211,5 +210,4 @@ class _ChunkedDelta(torch.autograd.Function):
         d_beta += (d_rhs * v).sum(2)
         dk.addcmul_(read, beta[..., None])
         dv = d_rhs.mul_(beta[..., None])
-        layout.hide(dq)  # the one gradient that closed gates and zeros do not clear
         return input_gradients(layout, ctx.dtypes, (dq, dk, dv, dg, d_beta), d_states[0])

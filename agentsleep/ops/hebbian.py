@@ -176,5 +176,4 @@ class _ChunkedHebbian(torch.autograd.Function):
         # a running sum of g occurs as exp(+sum) with q, as exp(-sum) with k
         dg = gate_gradient((dq * q).sum(2).sub_((dk * k).sum(2)), (after * d_after).sum((1, 2)))
         dv = d_written.mul_(beta[..., None])
-        layout.hide(dq)  # the one gradient that closed gates and zeros do not clear
         return input_gradients(layout, ctx.dtypes, (dq, dk, dv, dg, d_beta), d_states[0])

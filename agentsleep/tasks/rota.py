@@ -164,8 +164,12 @@ class Rota:
         """``size`` episodes over ``difficulty.windows`` windows, questions of 1..depth hops, in the form it names.
 
         Raises:
-            SettingsError: an unknown form.
+            SettingsError: an unknown form, more windows than people, or a depth that cannot be asked.
         """
+        if not 1 <= difficulty.windows <= self.people:
+            raise SettingsError(f"{difficulty.windows} windows cannot share what is told of {self.people} people")
+        if not 1 <= difficulty.depth <= self.max_depth:
+            raise SettingsError(f"depth {difficulty.depth} is outside of 1..{self.max_depth}")
         if difficulty.form in ("pairs", "facts"):
             return self._packed(rng, size, difficulty)
         if difficulty.form == "live":
@@ -269,7 +273,7 @@ class Rota:
         total = len(stream.ids)
         cuts = [0]
         for i in range(1, windows):
-            wish = total * i / windows + rng.normal() * total / windows * 0.15
+            wish = total * i / windows + rng.uniform(-1, 1) * total / windows * 0.1
             inside = rng.random() < 0.1
             place = round(wish) if inside else min(ends, key=lambda end: abs(end - wish))
             cuts.append(int(np.clip(place, cuts[-1], total)))

@@ -82,8 +82,6 @@ class TrainConfig:
         for name in ("batch", "max_steps", "threads", "memory"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.max_minutes <= 0:
-            raise SettingsError(f"max_minutes is {self.max_minutes}; it must be above 0")
         for name in ("muon_lr", "adamw_lr", "clip", "max_minutes", "checkpoint_minutes"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from agentsleep.errors import CheckpointDamaged
 
 MARKERS = "osD^vPX*"  # a depth can be told by its marker alone, without colour
 COLUMNS = 3
-SMOOTH = 5  # log intervals in a moving mean
+SMOOTH = 3  # log intervals in a moving mean of accuracies, each of which may be that of a few batches
 GREY = "0.55"
 
 
@@ -114,9 +115,7 @@ def _styles(depths: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 
 def _draw_loss(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    steps, losses = [row["step"] for row in rows], [row["loss"] for row in rows]
-    panel.plot(steps, losses, color="0.75", linewidth=0.8)
-    panel.plot(steps, _smooth(losses), color="black", linewidth=1.4)
+    panel.plot([row["step"] for row in rows], [row["loss"] for row in rows], color="black", linewidth=1.2)
     panel.set_title("loss", fontsize="medium")
     panel.set_ylim(bottom=0)
 
@@ -139,7 +138,7 @@ def _draw_accuracy(
 
 
 def _mark_stages(panel: Axes, rows: Sequence[dict[str, Any]]) -> None:
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         if after["stage"] != before["stage"]:
             panel.axvline(after["step"], color="0.3", linestyle=":", linewidth=0.8)
 

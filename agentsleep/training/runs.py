@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from agentsleep.errors import CheckpointDamaged, CheckpointMissing, SettingsError
 from agentsleep.models.nap import NapConfig, NapForCausalLM
@@ -37,14 +38,13 @@ def make_task(name: str, settings: Mapping[str, Any]) -> Task:
     """
     if name not in TASKS:
         raise SettingsError(f"no task {name!r}; there are {', '.join(sorted(TASKS))}")
-    known = [field.name for field in dataclasses.fields(TASKS[name]) if field.name != "name"]
+    known = [field for field in inspect.signature(TASKS[name]).parameters if field != "name"]
     if unknown := sorted(set(settings) - set(known)):
         raise SettingsError(f"task {name} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
     try:
-        task: Task = TASKS[name](**settings)
+        return TASKS[name](**settings)
     except TypeError as error:
         raise SettingsError(f"a setting of task {name} has the wrong form: {error}") from error
-    return task
 
 
 def check(task: Task, config: TrainConfig) -> None:
@@ -64,10 +64,9 @@ def check(task: Task, config: TrainConfig) -> None:
     except Exception as error:  # the base class has checks, and kinds of errors, of its own
         raise SettingsError(f"a setting of the model has the wrong form: {error}") from error
     for number, stage in enumerate(config.curriculum):
-        if stage.start_depth > stage.end_depth or not stage.windows:
+        if stage.start_depth > stage.end_depth:
             raise SettingsError(
-                f"stage {number} goes from depth {stage.start_depth} to {stage.end_depth}, over "
-                f"windows {list(stage.windows)}; give at least one window and an end not below the start"
+                f"stage {number} goes from depth {stage.start_depth} down to {stage.end_depth}; swap them"
             )
         for windows in stage.windows:
             for depth in (stage.start_depth, stage.end_depth):
@@ -158,15 +157,18 @@ def load_model(directory: Path) -> NapForCausalLM:
         kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
         if kind != NapConfig.model_type:
             raise CheckpointDamaged(f"{directory} holds a model of type {kind!r}; give one of type 'nap'")
-        model, report = NapForCausalLM.from_pretrained(directory, local_files_only=True, output_loading_info=True)
+        loaded: tuple[NapForCausalLM, dict[str, Any]] = NapForCausalLM.from_pretrained(  # type: ignore[assignment]
+            directory, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
     except CheckpointDamaged:
         raise
     except Exception as error:  # json, safetensors, transformers and torch each raise kinds of their own
         raise CheckpointDamaged(f"the model at {directory} cannot be read ({error}); copy or train it again") from error
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise CheckpointDamaged(f"the model at {directory} lacks {len(missing)} weights, such as {missing[0]}")
-    loaded: NapForCausalLM = model.eval()
-    return loaded
+    model.train(False)
+    return model
 
 
 def settings_of(model: NapForCausalLM) -> dict[str, Any]:

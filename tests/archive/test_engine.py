@@ -348,6 +348,22 @@ def test_a_database_that_another_program_locks(path: Path, monkeypatch: pytest.M
         assert len(archive.append(session.id, [said(1)])) == 1
 
 
+def test_the_switch_to_the_wal_waits_for_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite itself refuses at once to switch a file that someone is about to write."""
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "BUSY_MS", 50)
+        with pytest.raises(SessionBusy, match="locked"):
+            Archive(path)
+    timer = threading.Timer(0.2, other.rollback)
+    timer.start()
+    with Archive(path) as archive:
+        assert archive.sessions("acme", "ada") == []
+    timer.join()
+    other.close()
+
+
 def test_a_value_beyond_sqlites_limit(archive: Archive) -> None:
     session = opened(archive)
     archive._db.engine.dispose()

@@ -78,6 +78,8 @@ class NapForCausalLM(NapPreTrainedModel, GenerationMixin):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()  # type: ignore[no-untyped-call]
+        if "a" not in config.pattern and self.generation_config is not None:
+            self.generation_config.use_cache = False  # generate asks the attention layers how much a cache holds
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.embeddings

@@ -1,0 +1,42 @@
+"""What a session hands out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentsleep.chat import ToolCall
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What the model said.
+
+    text: empty where it called a tool instead (``call``).
+    snapshot: id of the newest archived state that the answer rests on; None before the first sleep.
+    tokens: how many tokens it wrote.  finished: False when ``max_new_tokens`` cut it off.
+    warning: what was wrong with a tool call that could not be read.
+    """
+
+    text: str
+    snapshot: str | None
+    tokens: int
+    finished: bool = True
+    call: ToolCall | None = None
+    warning: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stats:
+    """A session in numbers. ``window_tokens`` counts what the open window holds, pinned text included; ``tokens`` what
+    was ever said in the session; ``state_bytes`` and ``norm`` describe the fast weights."""
+
+    window_tokens: int
+    window_capacity: int
+    pinned_tokens: int
+    tokens: int
+    snapshots: int
+    state_bytes: int
+    norm: float

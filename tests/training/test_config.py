@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentsleep.errors import SettingsError
+from agentsleep.training.config import Stage, TrainConfig, Visits, config_from, load_config
+
+WHOLE = """
+seed = 3
+judge = [2, 2]
+visits = [{ passes = 1, weight = 0.5 }, { passes = 2, rounds = 2 }]
+curriculum = [{ windows = [1, 2], form = "pairs", end_depth = 3 }, { windows = [3], start_depth = 3, max_steps = 9 }]
+muon_lr = 1e-3
+
+[model]
+pattern = "sas"
+
+[task]
+people = 10
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, WHOLE))
+    assert config.seed == 3
+    assert config.judge == (2, 2)
+    assert config.visits == (Visits(passes=1, weight=0.5), Visits(passes=2, rounds=2))
+    assert config.curriculum == (
+        Stage(windows=(1, 2), form="pairs", end_depth=3),
+        Stage(windows=(3,), start_depth=3, max_steps=9),
+    )
+    assert config.model == {"pattern": "sas"}
+    assert config.task == {"people": 10}
+    assert config.muon_lr == 1e-3
+    assert config.batch == TrainConfig().batch
+
+
+def test_overrides_take_precedence_unless_they_are_none(tmp_path: Path) -> None:
+    path = write(tmp_path, WHOLE)
+    assert load_config(path, seed=7, max_minutes=None).seed == 7
+    assert load_config(path, seed=None).seed == 3
+    assert load_config(path, seed=0).seed == 0
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, "")) == TrainConfig()
+
+
+def test_a_config_comes_back_from_json(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, WHOLE))
+    assert config_from(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"no training config at .*none\.toml; give --config"):
+        load_config(tmp_path / "none.toml")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"seed 3", b"seed = ", b"[model", b"\xff\xfe\x00"])
+def test_no_toml(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "run.toml"
+    path.write_bytes(data)
+    with pytest.raises(SettingsError, match=r"run\.toml is not TOML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ({"sed": 3}, r"unknown settings \['sed'\]; there are .*'seed'"),
+        ({"batch": 0}, "batch is 0; it must be at least 1"),
+        ({"max_steps": -1}, "max_steps is -1"),
+        ({"threads": 0}, "threads is 0"),
+        ({"memory": 0}, "memory is 0"),
+        ({"max_minutes": 0}, "max_minutes is 0; it must be above 0"),
+        ({"batch": "many"}, "wrong form"),
+        ({"visits": []}, "visits is empty"),
+        ({"visits": 3}, "wrong form"),
+        ({"visits": [{"pases": 1}]}, "wrong form.*pases"),
+        ({"visits": [{"passes": 0}]}, "passes is 0"),
+        ({"visits": [{"passes": 1.5}]}, "passes is 1.5"),
+        ({"visits": [{"passes": 4, "rounds": 0}]}, "rounds is 0"),
+        ({"visits": [{"passes": 4, "weight": -1.0}]}, "weight of a visit is -1.0"),
+        ({"visits": [{"passes": 4, "weight": 0.0}]}, "no visit has a weight above 0"),
+        ({"judge": [8, 1]}, r"judge \(8, 1\) is not among the visits"),
+        ({"judge": [4]}, "wrong form"),
+        ({"judge": 4}, "wrong form"),
+        ({"visits": [{"passes": 4, "weight": 0.0}, {"passes": 1}], "judge": [4, 1]}, "not among the visits"),
+        ({"curriculum": []}, "curriculum is empty"),
+        ({"curriculum": ["pairs"]}, "wrong form"),
+        ({"curriculum": [{"window": [1]}]}, "wrong form"),
+        ({"curriculum": [{"windows": 2}]}, "wrong form"),
+        ({"curriculum": [{"windows": []}]}, "the windows of a stage are"),
+        ({"curriculum": [{"windows": [2, 0]}]}, "the windows of a stage are"),
+        ({"curriculum": [{"start_depth": 0}]}, "start_depth of a stage is 0"),
+    ],
+)
+def test_settings_that_make_no_run(raw: dict[str, Any], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        config_from(raw)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from agentsleep.errors import SettingsError
+from agentsleep.models.nap import NapForCausalLM
+from agentsleep.state import FastWeights
+from agentsleep.tasks import IGNORE, Batch, Window
+from agentsleep.training.episode import read_batch
+from tests.tiny import RULES, assert_close, precise, some_state, tokens
+
+
+def window(length: int, labelled: list[int], depth: int = 0, real: list[int] | None = None) -> Window:
+    """Random tokens of two rows; labels and depths at some places; ``real`` tokens a row."""
+    labels = torch.full((2, length), IGNORE)
+    labels[:, labelled] = tokens(2, len(labelled))
+    depths = torch.zeros(2, length, dtype=torch.long)
+    depths[:, labelled] = depth
+    mask = None if real is None else torch.arange(length) < torch.tensor(real)[:, None]
+    if mask is not None:
+        labels[~mask], depths[~mask] = IGNORE, 0
+    return Window(ids=tokens(2, length), labels=labels, depth=depths, mask=mask)
+
+
+def some_batch() -> Batch:
+    return Batch(
+        context=[window(6, []), window(7, [1, 2], real=[7, 4]), window(4, [3])],
+        questions=[window(5, [2, 4], depth=1, real=[4, 5]), window(3, [0, 2], depth=2), window(4, [1], depth=3)],
+    )
+
+
+def by_hand(model: NapForCausalLM, batch: Batch, passes: int, rounds: int, state: FastWeights) -> tuple[Tensor, Tensor]:
+    """Logits and labels in reading order, with the passes written out."""
+
+    def light(shown: Window, state: FastWeights, passes: int) -> tuple[Tensor, FastWeights]:
+        embedded = model.embeddings(shown.ids)
+        first, after = model.blocks(embedded, state, shown.mask)
+        hidden, tails = first, {n: t for n, t in after.items() if n.endswith("conv")}
+        for _ in range(1, passes):
+            s = FastWeights({n: t for n, t in after.items() if n.endswith("recurrent")})
+            hidden, after = model.blocks(model.norm(hidden) + embedded, s, shown.mask)
+        return model.lm_head(model.norm(first)), FastWeights({**after, **tails})
+
+    logits, labels = [], []
+
+    def answer(shown: Window, given: Tensor) -> None:
+        for row in range(2):
+            for place in range(shown.ids.shape[1]):
+                if int(shown.labels[row, place]) != IGNORE:
+                    logits.append(given[row, place])
+                    labels.append(shown.labels[row, place])
+
+    for shown in batch.context:
+        given, state = light(shown, state, passes)
+        answer(shown, given)
+    tails = {n: t for n, t in state.items() if n.endswith("conv")}
+    for _ in range(rounds - 1):
+        for shown in batch.context:
+            s = FastWeights({n: t for n, t in state.items() if n.endswith("recurrent")})
+            _, state = light(shown, s, passes)
+    state = FastWeights({**state, **tails})
+    for shown in batch.questions:
+        given, state = light(shown, state, passes)
+        answer(shown, given)
+    return torch.stack(logits), torch.stack(labels)
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(1, 1), (4, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_batch_is_read_as_by_hand(rule: str, passes: int, rounds: int) -> None:
+    model, batch = precise(rule=rule), some_batch()
+    opening = some_state(model, 2)
+    for state in (None, opening):
+        outcome = read_batch(model, batch, passes=passes, rounds=rounds, state=state)
+        logits, labels = by_hand(model, batch, passes, rounds, state or FastWeights())
+        assert_close(outcome.loss, F.cross_entropy(logits.float(), labels))
+        assert torch.equal(outcome.correct, logits.argmax(-1) == labels)
+        assert outcome.depth.tolist() == [0] * 3 + [0] * 2 + [1] * 3 + [2] * 4 + [3] * 2
+        gradients = [
+            torch.autograd.grad(loss, list(model.parameters())) for loss in (outcome.loss, loss_of(logits, labels))
+        ]
+        for (name, _), a, b in zip(model.named_parameters(), *gradients, strict=True):
+            assert_close(a, b, 1e-5)
+            assert float(a.abs().max()) > 0, name
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), labels)
+
+
+def test_depth_of_sleep_matters() -> None:
+    model, batch = precise(), some_batch()
+    losses = {
+        float(read_batch(model, batch, passes=passes, rounds=rounds).loss)
+        for passes, rounds in ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2))
+    }
+    assert len({round(loss, 4) for loss in losses}) == 5
+
+
+def test_questions_see_the_context_through_the_state_alone() -> None:
+    model = precise()
+    batch = some_batch()
+    quiet = [
+        Window(ids=w.ids, labels=torch.full_like(w.labels, IGNORE), depth=w.depth, mask=w.mask) for w in batch.context
+    ]
+    seen = read_batch(model, Batch(context=quiet, questions=batch.questions), passes=2)
+    unseen = read_batch(model, Batch(context=[], questions=batch.questions), passes=2)
+    assert seen.correct.shape == unseen.correct.shape
+    assert float((seen.loss - unseen.loss).abs()) > 1e-3
+
+
+def test_hits_by_depth() -> None:
+    outcome = read_batch(precise(), some_batch(), passes=1)
+    hits = outcome.hits()
+    assert {depth: asked for depth, (_, asked) in hits.items()} == {0: 5, 1: 3, 2: 4, 3: 2}
+    assert sum(right for right, _ in hits.values()) == int(outcome.correct.sum())
+    assert all(0 <= right <= asked for right, asked in hits.values())
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(0, 1), (1, 0), (True, 1), (1, 1.5)])
+def test_depths_that_are_none(passes: int, rounds: int) -> None:
+    with pytest.raises(SettingsError, match="at least 1"):
+        read_batch(precise(), some_batch(), passes=passes, rounds=rounds)
