@@ -21,7 +21,8 @@
         ├── SnapshotDamaged               a stored state fails its digest
         ├── SnapshotConflict              the head moved under the writer
         ├── SessionNotFound
-        └── SessionBusy                   another writer holds the session
+        ├── SessionBusy                   another writer holds the session
+        └── SessionClosed                 it was closed in this program
 
 Each message says what was wrong, with what value, and what to do.
 """
@@ -115,3 +116,7 @@ class SessionNotFound(ArchiveError):
 
 class SessionBusy(ArchiveError):
     """Another writer holds the session."""
+
+
+class SessionClosed(ArchiveError):
+    """The session object was closed, or belongs to another process; open it again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -36,36 +37,43 @@ class SleepPolicy:
 
     def __post_init__(self) -> None:
         for clause in _clauses(self.trigger):
+            if not clause:
+                raise SettingsError("an empty dict is no trigger; name a unit and an amount, or use None")
             for unit, amount in clause.items():
                 _check(unit, amount)
-        if self.passes is not None and (isinstance(self.passes, bool) or self.passes < 1):
-            raise SettingsError(f"passes is {self.passes}; it must be at least 1 (1 is the ordinary pass)")
-        if self.max_windows < 1:
-            raise SettingsError(f"max_windows is {self.max_windows}; it must be at least 1")
+        if self.passes is not None:
+            _check_count("passes", self.passes)
+        _check_count("max_windows", self.max_windows)
 
     def due(self, *, tokens: int, messages: int, window: int) -> bool:
         """Whether a window of ``window`` tokens that holds these tokens and messages is to be slept on."""
         held = {"tokens": tokens, "messages": messages, "fraction": tokens / window}
-        return any(all(held[unit] >= amount for unit, amount in c.items()) for c in _clauses(self.trigger) if c)
+        return any(all(held[unit] >= amount for unit, amount in clause.items()) for clause in _clauses(self.trigger))
 
 
-def _clauses(trigger: Trigger) -> list[dict[str, float]]:
+def _clauses(trigger: object) -> list[dict[str, float]]:
     """The trigger as a list (or) of dicts (and)."""
     if trigger is None:
         return []
     if isinstance(trigger, Mapping):
-        return [{str(unit): amount for unit, amount in trigger.items()}]
+        return [dict(trigger)]
     if isinstance(trigger, tuple) and len(trigger) == 2 and isinstance(trigger[0], str):
-        return [{str(trigger[0]): trigger[1]}]  # type: ignore[dict-item]
-    if isinstance(trigger, Sequence) and not isinstance(trigger, str):
-        return [clause for part in trigger for clause in _clauses(part)]  # type: ignore[arg-type]
+        return [{trigger[0]: trigger[1]}]
+    if isinstance(trigger, Sequence) and not isinstance(trigger, (str, bytes)):
+        return [clause for part in trigger for clause in _clauses(part)]
     raise SettingsError(f'trigger {trigger!r} is not of the form ("fraction", 0.9), a list or a dict of such')
 
 
-def _check(unit: str, amount: object) -> None:
+def _check(unit: object, amount: object) -> None:
     if unit not in _UNITS:
         raise SettingsError(f"trigger unit {unit!r} is none of {_UNITS}")
-    if isinstance(amount, bool) or not isinstance(amount, (int, float)) or amount <= 0:
+    number = isinstance(amount, (int, float)) and not isinstance(amount, bool) and math.isfinite(amount)
+    if not number or not amount > 0:  # type: ignore[operator]
         raise SettingsError(f"the trigger's amount of {unit} is {amount!r}; it must be a number above 0")
-    if unit == "fraction" and amount > 1:
+    if unit == "fraction" and amount > 1:  # type: ignore[operator]
         raise SettingsError(f"a fraction of {amount} cannot be reached; it must lie in (0, 1]")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} is {value!r}; it must be a whole number of at least 1")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -40,12 +41,15 @@ class Backend:
         whole = hashlib.sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            whole.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            whole.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         architecture = self.config.to_diff_dict()
         for name in (*_USAGE, "transformers_version", "dtype", "architectures"):
             architecture.pop(name, None)
         whole.update(json.dumps(architecture, sort_keys=True, default=str).encode())
-        whole.update(self.tokenizer.backend_tokenizer.to_str().encode())
+        spelling = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for name in ("padding", "truncation"):  # whoever used the tokenizer last has left them there
+            spelling.pop(name, None)
+        whole.update(json.dumps(spelling, sort_keys=True).encode())
         return whole.hexdigest()
 
     def consolidate(self, ids: list[int], state: FastWeights, passes: int) -> FastWeights:
@@ -73,20 +77,46 @@ def load_backend(model: str | Path | None = None) -> Backend:
             "'agentsleep train' wrote, or nothing for the shipped model"
         )
     try:
-        kind = json.loads((path / "config.json").read_text()).get("model_type")
+        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
         if kind != NapConfig.model_type:
             raise CheckpointDamaged(f"{path} holds a model of type {kind!r}; this version sleeps with 'nap' models")
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # a bar of a tenth of a second tells nobody anything
-        try:
-            loaded = NapForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+        loaded = _load_model(path)
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except CheckpointDamaged:
         raise
     except Exception as error:  # json, safetensors, tokenizers and torch each raise kinds of their own
         raise CheckpointDamaged(f"the checkpoint at {path} cannot be read ({error}); copy it there again") from error
-    loaded.requires_grad_(False)
-    return Backend(loaded.eval(), tokenizer)
+    return Backend(loaded, _checked(path, tokenizer, loaded.config))
+
+
+def _load_model(path: Path) -> NapForCausalLM:
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # a bar of a tenth of a second tells nobody anything
+    try:
+        found: Any = NapForCausalLM.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    model: NapForCausalLM
+    model, report = found
+    # transformers makes up what is missing, at random.
+    if absent := sorted(report["missing_keys"]):
+        raise CheckpointDamaged(f"the checkpoint at {path} lacks the weights {absent}; copy it there again")
+    if broken := [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]:
+        raise CheckpointDamaged(f"the checkpoint at {path} has NaN or Inf in {broken}; copy it there again")
+    model.requires_grad_(False)
+    model.train(False)
+    return model
+
+
+def _checked(path: Path, tokenizer: object, config: NapConfig) -> PreTrainedTokenizerFast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise CheckpointDamaged(f"{path} has a tokenizer of type {type(tokenizer).__name__}; give it a tokenizer.json")
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointDamaged(
+            f"the tokenizer at {path} has {len(tokenizer)} tokens, the model knows {config.vocab_size}; they do not "
+            "belong together: copy both again"
+        )
+    return tokenizer

@@ -19,6 +19,7 @@ from agentsleep.policy import SleepPolicy
 from agentsleep.sleep import check_depth
 from agentsleep.tasks import rota
 
+THREAD = "wake"
 TURN = 16  # tokens that are written in one timed turn
 FILLS = 3  # a turn follows 1, 2, 3, 1, ... messages in its window
 WARM = 2  # turns before any is counted
@@ -32,9 +33,9 @@ _READING = 0.8  # of the time
 class Side:
     """One history: its session, and the seconds that were measured on it."""
 
+    history: int
     memory: SleepMemory
     session: Session
-    history: int
     read_seconds: float = 0.0
     read_tokens: int = 0
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"token": [], "add": [], "reopen": [], "sleep": []})
@@ -83,20 +84,30 @@ def bench_wake(
     report = progress or (lambda part: None)
     with TemporaryDirectory(prefix="agentsleep-wake-") as folder:
         sides: list[Side] = []
+        # A sleep falls where it is asked for, or where a window overflows: never into a timed step.
+        policy = SleepPolicy(trigger=None, passes=passes)
+
+        def connect(number: int) -> SleepMemory:
+            memory = SleepMemory(model, archive=Path(folder) / f"{number}.db", policy=policy)
+            if sides:
+                memory.backend, memory.chat = sides[0].memory.backend, sides[0].memory.chat
+            return memory
+
         try:
             for number in history:
-                # A sleep falls where it is asked for, or where a window overflows: never into a timed step.
-                memory = SleepMemory(
-                    model, archive=Path(folder) / f"{number}.db", policy=SleepPolicy(trigger=None, passes=passes)
-                )
-                if sides:
-                    memory.backend, memory.chat = sides[0].memory.backend, sides[0].memory.chat
-                sides.append(Side(memory, memory.session("wake", system=rota.SYSTEM), number))
+                memory = connect(number)
+                sides.append(Side(number, memory, memory.session(THREAD, system=rota.SYSTEM)))
             done = 0
             for side in sides:
                 for read in _read(side, seed):
                     report(_READING * (done + min(read, side.history)) / sum(history))
                 done += side.history
+            # Both begin with an empty write-ahead log: one that still grows is slower than one that is written over.
+            for side in sides:
+                side.session.close()
+                side.memory.close()
+                side.memory = connect(side.history)
+                side.session = side.memory.session(THREAD, create=False)
             _measure(sides, tokens, seed, lambda part: report(_READING + (1 - _READING) * part))
             return _document(sides, tokens, passes, "nap-mini" if model is None else str(model))
         finally:
@@ -176,7 +187,7 @@ def _each(order: Sequence[Side], what: str, step: Callable[[Side], object], coun
 
 def _reopen(side: Side) -> None:
     side.session.close()
-    side.session = side.memory.session("wake", create=False)
+    side.session = side.memory.session(THREAD, create=False)
 
 
 def _document(sides: Sequence[Side], tokens: int, passes: int, model: str) -> dict[str, Any]:

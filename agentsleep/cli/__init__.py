@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentsleep.cli import bench, bench_wake, demo, eval, eval_rota, train
+from agentsleep.cli import bench, bench_wake, demo, doctor, eval, eval_rota, snapshots, train
 from agentsleep.cli.app import app, main
 
-__all__ = ["app", "bench", "bench_wake", "demo", "eval", "eval_rota", "main", "train"]
+__all__ = ["app", "bench", "bench_wake", "demo", "doctor", "eval", "eval_rota", "main", "snapshots", "train"]

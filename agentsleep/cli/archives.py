@@ -12,31 +12,21 @@ from agentsleep.errors import ArchiveError, InputError, SessionNotFound, Snapsho
 if TYPE_CHECKING:
     from agentsleep.archive import Archive, SessionRecord, Snapshot
 
-ArchiveFile = Annotated[
-    Path | None,
-    typer.Option("--archive", help="The database; by default that of SleepMemory().", show_default=False),
-]
+ArchiveFile = Annotated[str | None, typer.Option("--archive", help="The database; by default that of SleepMemory().")]
 User = Annotated[str, typer.Option(help="Whose memory.")]
 Tenant = Annotated[str, typer.Option(help="Of which tenant.")]
 
 _PREFIX = "sqlite:///"
 
 
-def archive_path(where: Path | None) -> Path:
+def archive_path(where: str | None) -> Path:
     """Where an archive lies, or would lie; ``sqlite:///file`` is understood as elsewhere."""
     from agentsleep.archive import default_archive
 
-    if where is None:
-        return default_archive()
-    text = str(where)
-    # A Path has made one slash of three.
-    for prefix in (_PREFIX, "sqlite:/"):
-        if text.startswith(prefix):
-            return Path(text.removeprefix(prefix)).expanduser()
-    return where.expanduser()
+    return default_archive() if where is None else Path(where.removeprefix("sqlite:///")).expanduser()
 
 
-def open_existing(where: Path | None) -> Archive:
+def open_existing(where: str | None) -> Archive:
     """An archive that is there; opening a missing one would make an empty file.
 
     Raises:
@@ -85,7 +75,7 @@ def find_snapshot(archive: Archive, prefix: str, tenant: str, user: str) -> Snap
     """
     wanted = prefix.strip().lower()
     if not wanted:
-        raise InputError("the snapshot's id is empty; give its first characters, as 'agentsleep snapshots list' shows them")
+        raise InputError("the snapshot's id is empty; give its first characters (agentsleep snapshots list)")
     known = snapshots_of(archive, sessions_of(archive, tenant, user, None))
     fitting = [snapshot for snapshot in known if snapshot.id.startswith(wanted)]
     if not fitting:

@@ -16,7 +16,9 @@ FAST_STARTS = 4
 
 @app.command("demo")
 def demo(
-    archive: Annotated[Path | None, typer.Option(help="Database of the sessions; by default memory.db in --out.")] = None,
+    archive: Annotated[
+        Path | None, typer.Option(help="Database of the sessions; by default memory.db in --out.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the archive, the chart and the figures.")] = Path(
         "agentsleep-demo"
     ),

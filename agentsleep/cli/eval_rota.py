@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,12 +80,12 @@ def depth_range(text: str) -> list[int]:
     Raises:
         SettingsError: it is something else.
     """
-    first, dash, last = text.partition("-")
-    if not dash:
+    span = re.fullmatch(r"(\d{1,3})-(\d{1,3})", text.strip(), re.ASCII)
+    if span is None:
         return numbers(text, "--depths")
-    (low,), (high,) = numbers(first, "--depths")[:1], numbers(last, "--depths")[:1]
-    if low > high:
-        raise SettingsError(f"--depths is {text!r}, which is empty; give the smaller one first")
+    low, high = int(span[1]), int(span[2])
+    if not 1 <= low <= high:
+        raise SettingsError(f"--depths is {text!r}; give the shallowest first, from 1 on: 1-6")
     return list(range(low, high + 1))
 
 

@@ -65,6 +65,6 @@ def restored(archive: Path, model: Path | None, snapshot: Snapshot, thread: str 
             name, tokens = session.scope.thread, session.tokens
         # A second time through the front door: what a later process will find.
         with memory.session(name, user=scope.user, tenant=scope.tenant, create=False) as session:
-            if session.state.save() != stored:
+            if max(session.state.diff(state).values()) != 0:
                 raise SnapshotDamaged(f"thread {name!r} does not open with the state of snapshot {snapshot.id}")
     return {"thread": name, "tokens": tokens, "state_bytes": len(stored), "probe": measured}

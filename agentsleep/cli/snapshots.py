@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from agentsleep.cli.app import PROGRAM, AsJson, app, emit, quiet_transformers
+from agentsleep.cli.app import AsJson, app, emit, quiet_transformers
 from agentsleep.cli.archives import (
     ArchiveFile,
     Tenant,
@@ -20,11 +19,12 @@ from agentsleep.cli.archives import (
     sessions_of,
     snapshots_of,
 )
+from agentsleep.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from agentsleep.archive import Event, SessionRecord, Snapshot
+    from agentsleep.archive import Archive, Event, SessionRecord, Snapshot
 
 snapshots_app = typer.Typer(help="Look into an archive, and bring a state back to life.", no_args_is_help=False)
 app.add_typer(snapshots_app, name="snapshots")
@@ -62,7 +62,7 @@ def show(
     with open_existing(archive) as opened:
         snapshot = find_snapshot(opened, snapshot_id, tenant, user)
         everyone = sessions_of(opened, tenant, user, None)
-        events = opened.events(snapshot.session_id, *snapshot.span)
+        events = _taken_in(opened, snapshot)
         path = str(opened.path)
     document = {
         "archive": path,
@@ -72,7 +72,7 @@ def show(
         "span": list(snapshot.span),
         "metrics": dict(snapshot.metrics),
         "environment": dict(snapshot.environment),
-        "events": [_event(event) for event in events],
+        "events": events,
     }
     emit(document, as_json, lambda out: _show_one(out, document))
 
@@ -90,6 +90,8 @@ def restore(
     """Fork a snapshot into a new thread, and check that the state came back."""
     with open_existing(archive) as opened:  # first what needs no model: a wrong id is told at once
         snapshot = find_snapshot(opened, snapshot_id, tenant, user)
+        if thread in [record.scope.thread for record in opened.sessions(tenant, user)]:
+            raise InputError(f"user {user!r} has a thread {thread!r} already; give --thread another name, or none")
     quiet_transformers()
     from agentsleep.cli.probe import restored
 
@@ -117,13 +119,32 @@ def _row(snapshot: Snapshot, sessions: Sequence[SessionRecord]) -> dict[str, Any
     }
 
 
-def _event(event: Event) -> dict[str, Any]:
+def _taken_in(archive: Archive, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What a snapshot covers: the events of its span, and before them a message of which its parent took in a part.
+
+    ``consolidated`` counts the tokens of an event that lay in the window that was slept on.
+    """
+    first, last = snapshot.span
+    begin = first
+    if snapshot.parent is not None:
+        begin = cast(int, archive.events(snapshot.session_id, first - 1, first)[0].data.get("next_seq", first))
+    events = archive.events(snapshot.session_id, min(begin, first), last)
+    window = range(0)
+    if snapshot.mode == "light":
+        mark: Any = events[-1].data
+        window = range(mark["start"], mark["stop"])
+    return [_event(event, window) for event in events if event.seq >= first or event.kind == "tokens"]
+
+
+def _event(event: Event, window: range) -> dict[str, Any]:
+    tokens = range(event.position, event.position + len(event.token_ids))
     return {
         "seq": event.seq,
         "kind": event.kind,
         "role": event.role,
         "position": event.position,
-        "tokens": len(event.token_ids),
+        "tokens": len(tokens),
+        "consolidated": len(range(max(tokens.start, window.start), min(tokens.stop, window.stop))),
         "text": event.text,
         "data": dict(event.data),
     }
@@ -137,7 +158,9 @@ def _show_list(out: Console, document: Mapping[str, Any]) -> None:
     if not rows:
         out.print(Text(f"no snapshots of user {document['user']!r} in {document['archive']}"), soft_wrap=True)
         return
-    table = Table("id", "parent", "when (UTC)", "mode", "trigger", "passes x rounds", "tokens", "bytes", "tag", "thread")
+    table = Table(
+        "id", "parent", "when (UTC)", "mode", "trigger", "passes x rounds", "tokens", "bytes", "tag", "thread"
+    )
     for column in table.columns[5:8]:
         column.justify = "right"
     for row in rows:
@@ -185,15 +208,19 @@ def _plain(value: object) -> str:
 
 def _line(event: Mapping[str, Any]) -> str:
     """An event of the log for a reader."""
-    data = event["data"]
-    if event["kind"] != "tokens":
-        read = f"windows from {data['first']}" if event["kind"] == "deep_sleep" else f"tokens {data['start']}–{data['stop']}"
-        return f"{event['seq']:>5}  — {event['kind'].replace('_', ' ')}: {read}, passes {data['passes']} —"
+    data, seq = event["data"], f"{event['seq']:>5}  "
+    if event["kind"] == "sleep":
+        return f"{seq}— sleep on tokens {data['start']} to {data['stop']}, passes {data['passes']}: {data['reason']} —"
+    if event["kind"] == "deep_sleep":
+        windows = f"{data['windows']} windows from the {data['first'] + 1}. on"
+        return f"{seq}— deep sleep: {windows} read again, passes {data['passes']}, rounds {data['rounds']} —"
     if "pins" in data:
         names = ", ".join(tool["function"]["name"] for tool in data["pins"]["tools"]) or "none"
-        return f"{event['seq']:>5}  pinned: system {event['text']!r}, tools {names}"
-    text = event["text"] if event["text"] is not None else f"({event['tokens']} tokens of a turn that goes on)"
-    return f"{event['seq']:>5}  {event['role']}: {text}"
+        return f"{seq}pinned: system {event['text'] or 'none'!r}, tools: {names}"
+    text = event["text"] if event["text"] is not None else "(the beginning of a turn that goes on)"
+    whole = event["consolidated"] == event["tokens"]
+    part = "" if whole else f"  [{event['consolidated']} of {event['tokens']} tokens lay in this window]"
+    return f"{seq}{event['role']}: {text}{part}"
 
 
 def _show_restored(out: Console, document: Mapping[str, Any]) -> None:
@@ -211,7 +238,7 @@ def _show_restored(out: Console, document: Mapping[str, Any]) -> None:
     out.print(Text(f"Go on in Python:\n\n{document['python']}"), soft_wrap=True)
 
 
-def _python(archive: Path | None, model: Path | None, user: str, tenant: str, thread: str) -> str:
+def _python(archive: str | None, model: Path | None, user: str, tenant: str, thread: str) -> str:
     """The lines that open the new thread."""
     memory = [repr(str(model.resolve()))] if model is not None else []
     memory += [f"archive={str(archive_path(archive).resolve())!r}"] if archive is not None else []
@@ -222,8 +249,3 @@ def _python(archive: Path | None, model: Path | None, user: str, tenant: str, th
         f"with SleepMemory({', '.join(memory)}) as memory, memory.session({', '.join(session)}) as session:\n"
         '    print(session.ask("...", remember=False))'
     )
-
-
-def list_command(path: str) -> str:
-    """The command line that lists an archive."""
-    return shlex.join([PROGRAM, "snapshots", "list", "--archive", path])

@@ -57,7 +57,9 @@ def in_new_process(archive: Path, model: Path | None, questions: Mapping[str, Se
                 command, input=json.dumps(request), capture_output=True, text=True, timeout=LIMIT_S, check=False
             )
         except subprocess.TimeoutExpired:
-            raise AgentsleepError(f"the new process gave no answers within {LIMIT_S:g} s; ask fewer questions") from None
+            raise AgentsleepError(
+                f"the new process gave no answers within {LIMIT_S:g} s; ask fewer questions"
+            ) from None
         if done.returncode != 0:
             said = (done.stderr.strip().splitlines() or ["nothing on stderr"])[-1]
             raise AgentsleepError(f"the new process that reopens {archive} ended with {done.returncode}: {said}")

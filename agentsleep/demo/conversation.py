@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,10 +100,8 @@ def converse(
 
 
 def _turn(agent: Agent, text: str) -> None:
-    try:
+    with suppress(ToolError):  # it went on calling; the log holds what it said
         agent.run(text)
-    except ToolError:
-        pass  # it went on calling; the log holds what it said
 
 
 def _reporter(session: Session, title: str, watcher: Watcher, pace: float) -> Callable[[], None]:

@@ -37,7 +37,7 @@ class DemoSettings:
         archive: the database of the sessions; None puts ``memory.db`` into ``out``.
         model: a checkpoint directory; None takes the shipped model.
         people, seed: of the rota.
-        depths: questions of depth 1 … depths.  starts: how many people each depth is asked about.
+        depths: questions of depth 1 … depths.  starts: how many people each depth is asked about; None: all.
         light: passes of the light sleeps, one thread each.  deep: those of them that also sleep deep, in a fork.
         pace: seconds to wait after each turn of the agent.
 
@@ -51,7 +51,7 @@ class DemoSettings:
     seed: int = 0
     people: int = 12
     depths: int = 6
-    starts: int = 12
+    starts: int | None = None
     light: tuple[int, ...] = (1, 2, 4)
     deep: tuple[int, ...] = (2, 4)
     pace: float = 0.0
@@ -59,12 +59,17 @@ class DemoSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.depths <= rota.MAX_DEPTH:
             raise SettingsError(f"depths is {self.depths}; it must lie in 1..{rota.MAX_DEPTH}")
-        if not 1 <= self.starts <= self.people:
+        if not 1 <= self.per_depth <= self.people:
             raise SettingsError(f"starts is {self.starts}; it must lie in 1..{self.people}, the number of people")
         if self.seed < 0:
             raise SettingsError(f"seed is {self.seed}; it must be at least 0")
         if not self.light or not set(self.deep) <= set(self.light):
             raise SettingsError(f"deep sleeps {self.deep} continue light ones; choose them among {self.light}")
+
+    @property
+    def per_depth(self) -> int:
+        """Questions of each depth."""
+        return self.people if self.starts is None else self.starts
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Demo:
         s = self.settings
         rng = np.random.default_rng([s.seed, _STREAM])
         self.episode = rota.sample_episode(rng, s.people)
-        starts = [self.episode.cycle[i] for i in rng.permutation(s.people)[: s.starts]]
+        starts = [self.episode.cycle[i] for i in rng.permutation(s.people)[: s.per_depth]]
         self.questions = [self.episode.ask(depth, person) for depth in range(1, s.depths + 1) for person in starts]
         s.out.mkdir(parents=True, exist_ok=True)
         self.archive = (s.archive or s.out / "memory.db").expanduser().resolve()
@@ -129,7 +134,7 @@ class Demo:
             "archive": str(self.archive),
             "people": s.people,
             "chance": 1 / (s.people - 1),
-            "questions_per_depth": s.starts,
+            "questions_per_depth": s.per_depth,
             "episode": {"cycle": self.episode.cycle, "order": self.episode.order},
             "conversations": [c.record() for c in self.conversations],
             "results": self._results(),
@@ -151,13 +156,11 @@ class Demo:
     def _light(self, memory: SleepMemory, passes: int, table: RotaTable) -> None:
         thread = f"{self.name}-passes-{passes}"
         self.watcher.chapter(f"The agent looks everybody up; each sleep takes {passes} pass{'es' * (passes > 1)}")
-        done = converse(
-            memory, thread, passes, self.episode, table, self.watcher, pace=self.settings.pace
-        )
+        done = converse(memory, thread, passes, self.episode, table, self.watcher, pace=self.settings.pace)
         self.conversations.append(done)
         self.watcher.remark(
-            f"{done.tokens} tokens read in {len(done.snapshots)} windows, all slept on and evicted; tool calls that the "
-            f"model made right by itself: {len(done.called)} of {self.settings.people}"
+            f"{done.tokens} tokens read in {len(done.snapshots)} windows, all slept on and evicted; tool calls that "
+            f"the model made right by itself: {len(done.called)} of {self.settings.people}"
             + (f"; the other {len(done.handed)} facts were handed to it" if done.handed else "")
         )
         self._ask(memory, thread, passes, 1)
@@ -185,19 +188,19 @@ class Demo:
         self.watcher.remark(f"{thread}: {right} of {len(asked)} questions answered right, with every fact evicted")
 
     def _results(self) -> list[dict[str, Any]]:
-        rows = []
+        rows, asked = [], self.settings.per_depth
         for c in self.conditions:
             for depth in range(1, self.settings.depths + 1):
                 right = sum(a.right for a in c.asked if a.question.depth == depth)
-                low, high = wilson(right, self.settings.starts)
+                low, high = wilson(right, asked)
                 rows.append(
                     {
                         "passes": c.passes,
                         "rounds": c.rounds,
                         "depth": depth,
-                        "accuracy": right / self.settings.starts,
+                        "accuracy": right / asked,
                         "interval": [low, high],
-                        "questions": self.settings.starts,
+                        "questions": asked,
                         "name": c.name,
                         "thread": c.thread,
                     }
@@ -215,7 +218,7 @@ class Demo:
             largest = max(largest, float((c.logits - reopened.logits[c.thread]).abs().max()))
         asked = len(self.conditions) * len(self.questions)
         self.watcher.remark(
-            f"process {reopened.pid}: {same} of {asked} answers are the same; largest difference of a logit: {largest:g}"
+            f"process {reopened.pid}: {same} of {asked} answers are the same; logits differ by at most {largest:g}"
         )
         return {
             "pid": reopened.pid,
@@ -233,13 +236,14 @@ class Demo:
         history = told_by_then.snapshots
         snapshot = history[1] if len(history) > 3 else history[0]
         self.watcher.chapter(f"A fork of an early snapshot ({snapshot.id[:8]}) knows nothing that came later")
-        with self._memory(told_by_then.passes) as memory:
-            with memory.fork(snapshot, f"{self.name}-earlier") as session:
-                session.sleep()  # on the piece of a message that the snapshot had not consolidated, if there is one
-                told = told_in(session, self.episode.order)
-                questions = [self.episode.ask(1, person, told) for person in self.episode.order]
-                answers, _ = ask_all(memory, session, [q.text for q in questions])
-                tokens = session.tokens
+        thread = f"{self.name}-earlier"
+        with self._memory(told_by_then.passes) as memory, memory.fork(snapshot, thread) as session:
+            session.pin(tools=[])
+            session.sleep()  # on the piece of a message that the snapshot had not consolidated, if there is one
+            told = told_in(session, self.episode.order)
+            questions = [self.episode.ask(1, person, told) for person in self.episode.order]
+            answers, _ = ask_all(memory, session, [q.text for q in questions])
+            tokens = session.tokens
         people = [
             {
                 "person": q.chain[0],
@@ -261,7 +265,7 @@ class Demo:
         return {
             "snapshot": snapshot_record(snapshot),
             "of": told_by_then.thread,
-            "thread": f"{self.name}-earlier",
+            "thread": thread,
             "tokens": tokens,
             "told_before": before,
             "told_later": later,

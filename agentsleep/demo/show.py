@@ -127,9 +127,9 @@ def report(document: Mapping[str, Any]) -> RenderableType:
     verdict = "all the same" if again["equal"] else "NOT the same"
     parts.append(
         Text(
-            f"A new process (pid {again['pid']}) restored {again['threads']} threads from the archive and was asked all "
-            f"{again['questions']} questions again: {verdict} ({again['same_answers']} equal answers, logits differ by at "
-            f"most {again['largest_logit_difference']:g}).",
+            f"A new process (pid {again['pid']}) restored {again['threads']} threads from the archive and was asked "
+            f"all {again['questions']} questions again: {verdict} ({again['same_answers']} equal answers, logits "
+            f"differ by at most {again['largest_logit_difference']:g}).",
             style="green" if again["equal"] else "bold red",
         )
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from agentsleep.archive import default_archive
 from agentsleep.memory.agent import Agent
 from agentsleep.memory.memory import SleepMemory
-from agentsleep.memory.session import Answer, Session, Stats
+from agentsleep.memory.session import Session
+from agentsleep.memory.stream import Stream
 from agentsleep.memory.toolbox import Tool, Toolbox
+from agentsleep.memory.values import Answer, Stats
 
-__all__ = ["Agent", "Answer", "Session", "SleepMemory", "Stats", "Tool", "Toolbox", "default_archive"]
+__all__ = ["Agent", "Answer", "Session", "SleepMemory", "Stats", "Stream", "Tool", "Toolbox", "default_archive"]

@@ -60,7 +60,7 @@ class Sampling:
             raise SettingsError(f"temperature is {self.temperature!r}; it must be 0 (greedy) or a number above")
         if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
             raise SettingsError(f"top_p is {self.top_p!r}; it must lie in (0, 1]")
-        if self.seed is not None and self.seed not in _SEEDS:
+        if self.seed is not None and not (isinstance(self.seed, int) and _SEEDS.start <= self.seed < _SEEDS.stop):
             raise SettingsError(f"seed is {self.seed!r}; it must be a whole number of 64 bits, or None")
 
     def pick(self, logits: Tensor, generator: torch.Generator | None) -> int:

@@ -43,9 +43,7 @@ def _window(mark: Any, stream: Sequence[int]) -> SleptWindow:
     return SleptWindow(tuple(mark["pinned"]), tuple(stream[mark["start"] : mark["stop"]]))
 
 
-def deep(
-    backend: Backend, windows: Sequence[SleptWindow], state: FastWeights, passes: int, rounds: int
-) -> FastWeights:
+def deep(backend: Backend, windows: Sequence[SleptWindow], state: FastWeights, passes: int, rounds: int) -> FastWeights:
     """The canonical deep sleep: batch 1, every window in one forward a pass."""
     with torch.inference_mode():
         visits = [(torch.tensor([window.ids]), None) for window in windows]

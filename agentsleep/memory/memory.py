@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypeAlias
 
 from agentsleep.archive import Archive, Scope, SessionRecord, Snapshot, default_archive
 from agentsleep.backends import load_backend
 from agentsleep.chat import Chat
-from agentsleep.errors import FingerprintMismatch
+from agentsleep.errors import CheckpointDamaged, FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
 from agentsleep.memory.session import Session
 from agentsleep.memory.toolbox import Tool, Toolbox
 from agentsleep.policy import SleepPolicy
+
+Tools: TypeAlias = "Sequence[Tool | Callable[..., Any]] | Toolbox"
 
 
 class SleepMemory:
@@ -36,7 +41,10 @@ class SleepMemory:
         policy: SleepPolicy | None = None,
     ) -> None:
         self.backend = load_backend(model)
-        self.chat = Chat(self.backend.tokenizer)
+        try:
+            self.chat = Chat(self.backend.tokenizer)
+        except InputError as error:
+            raise CheckpointDamaged(f"the model {model or 'that is shipped'} cannot speak: {error}") from error
         self.policy = policy or SleepPolicy()
         self.archive = Archive(default_archive() if archive is None else archive)
 
@@ -64,7 +72,7 @@ class SleepMemory:
         user: str = "default",
         tenant: str = "default",
         system: str | None = None,
-        tools: Sequence[Tool] | Toolbox = (),
+        tools: Tools = (),
         timeout: float = 0.0,
         create: bool = True,
     ) -> Session:
@@ -78,7 +86,8 @@ class SleepMemory:
 
         Raises:
             SessionBusy: another writer holds it.  FingerprintMismatch: it belongs to another model.
-            SnapshotDamaged: its newest state is damaged.
+            SessionNotFound: there is none and ``create`` is False.  SnapshotDamaged: its newest state is damaged.
+            MessageTooLong: system message and tools take more than half of a window.
         """
         scope = Scope(tenant=tenant, user=user, thread=thread)
         record = self.archive.open_session(scope, fingerprint=self.fingerprint, settings={}, create=create)
@@ -89,7 +98,7 @@ class SleepMemory:
         snapshot: Snapshot,
         thread: str | None = None,
         *,
-        tools: Sequence[Tool] | Toolbox = (),
+        tools: Tools = (),
         timeout: float = 0.0,
     ) -> Session:
         """A new session of the same user that goes on from an archived state and knows nothing that came later.
@@ -99,27 +108,37 @@ class SleepMemory:
 
         Raises:
             SnapshotNotFound: the archive has no such snapshot.  InputError: the thread exists already.
+            FingerprintMismatch: another model wrote it.  MessageTooLong: the tools take more than half of a window.
         """
-        origin = self.archive.session(snapshot.session_id).scope
-        taken = {record.scope.thread for record in self.sessions(user=origin.user, tenant=origin.tenant)}
-        name = thread or f"{origin.thread}@{snapshot.id[:8]}"
-        number = 2
-        while thread is None and name in taken:
-            name, number = f"{origin.thread}@{snapshot.id[:8]}-{number}", number + 1
         if snapshot.fingerprint != self.fingerprint:
             raise FingerprintMismatch(
                 f"snapshot {snapshot.id} belongs to model {snapshot.fingerprint[:12]}, this memory runs "
                 f"{self.fingerprint[:12]}; fork it with the model that wrote it"
             )
-        record = self.archive.fork(snapshot.id, Scope(tenant=origin.tenant, user=origin.user, thread=name))
-        return self._open(record, None, tools, timeout)
+        try:
+            origin = self.archive.session(snapshot.session_id).scope
+        except SessionNotFound:
+            raise SnapshotNotFound(
+                f"snapshot {snapshot.id} lies in another archive than {self.archive!r}; fork it there"
+            ) from None
+        scope = self._free(origin, snapshot) if thread is None else replace(origin, thread=thread)
+        return self._open(self.archive.fork(snapshot.id, scope), None, tools, timeout)
+
+    def _free(self, origin: Scope, snapshot: Snapshot) -> Scope:
+        """A thread of the same user that does not exist yet, found without a look at all of them."""
+        scope = replace(origin, thread=f"{origin.thread[:200]}@{snapshot.id[:8]}")
+        try:
+            self.archive.open_session(scope, fingerprint=self.fingerprint, settings={}, create=False)
+        except SessionNotFound:
+            return scope
+        except FingerprintMismatch:
+            pass  # it exists all the same
+        return replace(scope, thread=f"{scope.thread}-{uuid.uuid4().hex[:12]}")
 
     def sessions(self, *, user: str = "default", tenant: str = "default") -> list[SessionRecord]:
         """All threads of one user, oldest first."""
         return self.archive.sessions(tenant, user)
 
-    def _open(
-        self, record: SessionRecord, system: str | None, tools: Sequence[Tool] | Toolbox, timeout: float
-    ) -> Session:
+    def _open(self, record: SessionRecord, system: str | None, tools: Tools, timeout: float) -> Session:
         box = tools if isinstance(tools, Toolbox) else Toolbox(tools)
         return Session(self, record, system=system, tools=box.schemas, timeout=timeout)

@@ -1,4 +1,4 @@
-"""Python callables as tools: a JSON schema from type hints and docstring, and a call that cannot hang the agent."""
+"""Python callables as tools: called by name, with checked arguments, in a way that cannot hang or flood the agent."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import inspect
 import json
 import queue
 import threading
-import types
-import typing
+import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 from agentsleep.chat import ToolCall
 from agentsleep.errors import SettingsError, ToolFailed, ToolTimeout, UnknownTool
+from agentsleep.memory.schema import misfit, schema_of
 
-_JSON_TYPES: dict[Any, str] = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
+_SHOWN = 200  # characters of a call's arguments in a message
 
 
 class Tool:
@@ -26,51 +26,72 @@ class Tool:
         max_chars: longest result; a longer one is an error, not a cut text that reads as if it were whole.
 
     Raises:
-        SettingsError: a parameter without a type hint, or of a type that JSON cannot carry.
+        SettingsError: a parameter without a type hint, or of a type that JSON cannot carry; an async function; a
+            timeout or max_chars that is not above 0.
     """
 
     def __init__(self, function: Callable[..., Any], *, timeout: float = 30.0, max_chars: int = 20_000) -> None:
-        self.function, self.timeout, self.max_chars = function, timeout, max_chars
+        if not timeout > 0 or not max_chars > 0:
+            raise SettingsError(f"timeout is {timeout!r} s and max_chars {max_chars!r}; both must be above 0")
+        # Longer than any wait that threading allows is for ever all the same.
+        self.function, self.timeout, self.max_chars = function, min(timeout, threading.TIMEOUT_MAX), max_chars
         self.name = getattr(function, "__name__", type(function).__name__)
-        self.schema = _schema(self.name, function)
+        self.schema = schema_of(self.name, function)
 
     def __call__(self, arguments: Mapping[str, Any]) -> str:
         """Runs the tool.
 
         Raises:
-            ToolFailed: it raised, was given wrong arguments, or returned too much.
+            ToolFailed: it raised, was given wrong arguments, or returned too much, nothing, or what is no text.
             ToolTimeout: it did not return in time.
         """
-        try:
-            inspect.signature(self.function).bind(**arguments)
-        except TypeError as error:
-            raise ToolFailed(f"{self.name} cannot be called with {dict(arguments)!r}: {error}") from None
-        outcome: queue.Queue[tuple[bool, Any]] = queue.Queue()
+        shown = f"{self.name}({json.dumps(dict(arguments), ensure_ascii=False, default=repr)[:_SHOWN]})"
+        self._check(shown, arguments)
+        outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
         def work() -> None:
             try:
-                outcome.put((True, self.function(**arguments)))
-            except Exception as error:  # whatever a user's tool raises is told to the agent
-                outcome.put((False, error))
+                outcome.put((self.function(**arguments), None))
+            except BaseException as error:  # SystemExit too: whatever a user's tool raises is told to the agent
+                outcome.put((None, error))
 
         threading.Thread(target=work, name=f"tool {self.name}", daemon=True).start()
         try:
-            fine, value = outcome.get(timeout=self.timeout)
+            value, error = outcome.get(timeout=self.timeout)
         except queue.Empty:
             raise ToolTimeout(
-                f"{self.name}({dict(arguments)!r}) did not return within {self.timeout} s; "
-                "give Tool(..., timeout=...) more time or mend the tool"
+                f"{shown} did not return within {self.timeout:g} s; give Tool(..., timeout=...) more time, or mend it"
             ) from None
-        if not fine:
-            raise ToolFailed(f"{self.name}({dict(arguments)!r}) raised {type(value).__name__}: {value}") from value
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        if error is not None:
+            said = "".join(traceback.format_exception_only(error)).strip()  # also where str(error) raises
+            raise ToolFailed(f"{shown} raised {said}") from error
+        return self._text(shown, value)
+
+    def _check(self, shown: str, arguments: Mapping[str, Any]) -> None:
+        try:
+            inspect.signature(self.function).bind(**arguments)
+        except TypeError as error:
+            raise ToolFailed(f"{shown} cannot be called: {error}") from None
+        for name, schema in self.schema["function"]["parameters"]["properties"].items():
+            if name in arguments and (wrong := misfit(arguments[name], schema)):
+                raise ToolFailed(f"{shown} cannot be called: {name} {wrong}")
+
+    def _text(self, shown: str, value: Any) -> str:
+        try:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            text.encode()
+        except Exception as error:  # a ring of lists, odd keys, half a surrogate pair, a broken __str__
+            kind = type(value).__name__
+            raise ToolFailed(
+                f"{shown} returned a {kind} that is no text ({error}); return a str or plain JSON"
+            ) from error
         if len(text) > self.max_chars:
             raise ToolFailed(
-                f"{self.name} returned {len(text)} characters, at most {self.max_chars} are read; "
+                f"{shown} returned {len(text)} characters, at most {self.max_chars} are read; "
                 "return less, or raise Tool(..., max_chars=...)"
             )
         if not text.strip():
-            raise ToolFailed(f"{self.name}({dict(arguments)!r}) returned no text; return what the model should read")
+            raise ToolFailed(f"{shown} returned no text; return what the model should read")
         return text
 
 
@@ -95,42 +116,5 @@ class Toolbox:
             UnknownTool: no such tool.  ToolFailed, ToolTimeout: as the tool.
         """
         if call.name not in self.tools:
-            raise UnknownTool(f"the model called {call.name!r}; there are {sorted(self.tools) or 'no tools'}")
+            raise UnknownTool(f"the model called {call.name!r:.80}; there are {sorted(self.tools) or 'no tools'}")
         return self.tools[call.name](call.arguments)
-
-
-def _schema(name: str, function: Callable[..., Any]) -> dict[str, Any]:
-    target = function if inspect.isroutine(function) else type(function).__call__
-    hints = typing.get_type_hints(target)
-    properties: dict[str, Any] = {}
-    required = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise SettingsError(f"tool {name}: parameter {parameter.name!r} must be an ordinary named one")
-        if parameter.name not in hints:
-            raise SettingsError(f"tool {name}: parameter {parameter.name!r} has no type hint; the model needs its type")
-        properties[parameter.name] = _json_type(name, parameter.name, hints[parameter.name])
-        if parameter.default is parameter.empty:
-            required.append(parameter.name)
-    description = (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
-    parameters = {"type": "object", "properties": properties, "required": required}
-    return {"type": "function", "function": {"name": name, "description": description, "parameters": parameters}}
-
-
-def _json_type(tool: str, parameter: str, hint: Any) -> dict[str, Any]:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return {"enum": list(inner)}
-    if origin in (typing.Union, types.UnionType):
-        some = [part for part in inner if part is not type(None)]
-        return _json_type(tool, parameter, some[0]) if len(some) == 1 else {
-            "anyOf": [_json_type(tool, parameter, part) for part in some]
-        }
-    if origin in (list, tuple, Sequence) or hint is list:
-        return {"type": "array"} | ({"items": _json_type(tool, parameter, inner[0])} if inner else {})
-    kind = _JSON_TYPES.get(origin or hint)
-    if kind is None:
-        raise SettingsError(
-            f"tool {tool}: parameter {parameter!r} is of type {hint!r}; use str, int, float, bool, list, dict, Literal"
-        )
-    return {"type": kind}

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from agentsleep.archive import Event, NewEvent, Scope, SessionRecord, Snapshot
+from agentsleep.archive import JSON, Event, NewEvent, Scope, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
 from agentsleep.chat import Role
 from agentsleep.errors import MessageTooLong, SleepFailed
 from agentsleep.memory.decoding import Sampling, Scratch, feed, write
 from agentsleep.memory.lineage import deep, environment, slept_windows
 from agentsleep.memory.pins import Pins
+from agentsleep.memory.values import Answer
 from agentsleep.state import FastWeights
 from agentsleep.tokens import decode_text
 
@@ -27,8 +28,8 @@ class OpenWindow:
     builds another one; nothing is mended in place.
 
     Raises:
-        ArchiveError, SnapshotDamaged: what it is built from cannot be read.
-        SleepFailed, ArchiveFull: the log says more than a window holds, and the sleep that this takes was not possible.
+        ArchiveError: what it is built from cannot be read.
+        SleepFailed, ArchiveFull: the log holds more than a window, and the sleep that this takes was not possible.
     """
 
     def __init__(self, memory: SleepMemory, session_id: str, scope: Scope) -> None:
@@ -47,12 +48,17 @@ class OpenWindow:
         self._start: int = mark["stop"]  # tokens of the log before this window
         events = self._archive.events(session_id, mark["next_seq"])
         self._pins_seq: int | None = max((e.seq for e in events if "pins" in e.data), default=mark["pins_seq"])
-        self.pins = self._read_pins()
+        self.pins = Pins() if self._pins_seq is None else Pins.of(self._event(self._pins_seq))
         self.pinned = self.pins.render(self._chat, self._backend.config)
-        self._heard = [event for event in events if event.token_ids]  # those that end in this window, or later
-        self._enter(state, [e.token_ids[max(0, self._start - e.position) :] for e in self._heard])
+        self._heard = [event for event in events if event.token_ids]  # whose last token is not yet slept on
+        self._enter(state, [event.token_ids[max(0, self._start - event.position) :] for event in self._heard])
         if mark.get("open_turn") and not self._heard:
             self._close_turn()
+
+    @property
+    def place(self) -> tuple[LiveWindow, int, int]:
+        """Where it stands: equal before and after what has changed nothing."""
+        return self.window, len(self.window), self._events
 
     @property
     def tokens(self) -> int:
@@ -78,14 +84,11 @@ class OpenWindow:
         state = FastWeights.load(self._archive.load_state(record.head, tenant=scope.tenant, user=scope.user))
         return state, dict(self._event(self.head.span[1] - 1).data)
 
-    def _read_pins(self) -> Pins:
-        return Pins() if self._pins_seq is None else Pins.of(self._event(self._pins_seq))
-
     def _event(self, seq: int) -> Event:
         return self._archive.events(self._id, seq, seq + 1)[0]
 
     def _enter(self, state: FastWeights, parts: Sequence[Sequence[int]]) -> None:
-        """Reads the parts behind what is pinned: those that fit in one forward, the others as if just heard."""
+        """Reads what is pinned and the parts that fit behind it in one forward, the others as if just heard."""
         together, later = list(self.pinned), list(parts)
         while later and len(together) + len(later[0]) <= self._backend.config.sleep_window:
             together += later.pop(0)
@@ -95,9 +98,9 @@ class OpenWindow:
             feed(self, part, self.empty)
 
     def _close_turn(self) -> None:
-        """Ends an assistant's turn that broke off behind a sleep."""
+        """Ends an assistant's turn whose writer died after a sleep had fallen into it."""
         ids: list[int] = []
-        seq = self._events - 2  # a part of the turn, then the mark of the sleep that fell into it; and so on backwards
+        seq = self._events - 2  # a part of the turn and the mark behind it, and before them maybe another such pair
         while seq >= 0 and (part := self._event(seq)).data.get("open"):
             ids, seq = [*part.token_ids, *ids], seq - 2
         self._turn_logged = True
@@ -124,38 +127,178 @@ class OpenWindow:
     def hear(self, role: Role, text: str, ids: Sequence[int]) -> Event:
         """Logs a message, then reads it."""
         event = self._append(NewEvent(kind="tokens", role=role, token_ids=tuple(ids), text=text))
-        self._heard.append(event)
         feed(self, ids, self.empty)
         return event
 
     def pin(self, pins: Pins) -> None:
         """Logs other pins. They hold from the next OpenWindow on, which re-reads this window under its new head."""
-        self._append(NewEvent(kind="tokens", role="system", text=pins.system, data=pins.event_data()))
+        self._append(NewEvent(kind="tokens", role="system", text=pins.system, data=pins.data()))
+
+    def aside(self) -> Scratch:
+        """A fork in memory."""
+        return Scratch(self.window.fork(), self.pinned, self.passes)
+
+    def write(self, sampling: Sampling) -> Iterator[int]:
+        """Writes the assistant's turn token by token; :meth:`end_turn` is to follow, however it ends."""
+        self._pending, self._turn_logged = [], False
+        return write(self, self._chat.prompt(), self._chat.end, sampling, self.empty, self._pending_more)
+
+    def _pending_more(self, ids: Sequence[int]) -> None:
+        self._pending += ids  # not the list's own method: a sleep puts another list in its place
+
+    def end_turn(self, written: Sequence[int], *, broken: bool = False) -> None:
+        """Logs a turn, or what a sleep has left of it; one that is cut off gets an end all the same.
+
+        Args:
+            written: its tokens without the prompt.
+            broken: something broke off; these are the last words of this object.
+        """
+        end = self._chat.end
+        if broken and self._archive.session(self._id).events != self._events:
+            # What broke off was a sleep that had been stored, and with it what was pending.
+            self._turn_logged, self._pending = self._turn_logged or bool(self._pending), []
+        if not self._pending and not self._turn_logged:
+            return
+        finished = bool(written) and written[-1] == end
+        text = decode_text(self._chat.tokenizer, written[: len(written) - finished]).removeprefix(" ")
+        data = {"generated": True} | ({} if finished else {"cut": True})
+        ids = (*self._pending, *(() if finished else (end,)))
+        self._pending, self._turn_logged = [], False
+        self._append(NewEvent(kind="tokens", role="assistant", token_ids=ids, text=text, data=data))
+        if not broken and not finished:
+            feed(self, [end], self.empty)
+
+    def answer(self, written: Sequence[int]) -> Answer:
+        """A turn as the caller gets it."""
+        reply = self._chat.parse(written)
+        return Answer(
+            text=reply.text,
+            snapshot=self.head.id if self.head else None,
+            tokens=len(written),
+            finished=bool(written) and written[-1] == self._chat.end,
+            call=reply.call,
+            warning=reply.warning,
+        )
+
+    def _append(self, event: NewEvent) -> Event:
+        stored = self._archive.append(self._id, [event])[0]
+        self._events, self._logged = stored.seq + 1, stored.position + len(stored.token_ids)
+        if stored.token_ids:
+            self._heard.append(stored)
+        return stored
+
+    # Sleep
 
     def due(self, more: int = 0) -> bool:
         """Whether the policy wants a sleep, now or before a message of ``more`` tokens."""
-        tokens, messages = len(self.window) + more, len(self._heard) + (more > 0)
-        return self.content > 0 and self._policy.due(
-            tokens=tokens, messages=messages, window=self._backend.config.sleep_window
+        if len(self.window) <= len(self.pinned):
+            return False
+        messages = len(self._heard) + (more > 0)
+        return self._policy.due(
+            tokens=len(self.window) + more, messages=messages, window=self._backend.config.sleep_window
         )
 
     def sleep_if_due(self, more: int = 0) -> None:
-        """Sleeps if the policy says so."""
+        """Sleeps if the policy wants it, now or before a message of ``more`` tokens."""
         if self.due(more):
             self.sleep("policy", self.passes)
 
-    def aside(self) -> Scratch:
-        """A fork in memory that leaves no trace."""
-        return Scratch(self.window.fork(), self.pinned, self.passes)
+    def make_room(self) -> None:
+        """Sleeps because the window is full."""
+        self.sleep("overflow", self.passes)
 
-    def write(self, sampling: Sampling) -> Any:
-        """The assistant's turn, token by token; :meth:`end_turn` puts it into the log."""
-        self._pending, self._turn_logged = [], False
-        return write(self, self._chat.prompt(), self._chat.end, sampling, self.empty, self._pending.extend)
+    def sleep(self, reason: str, passes: int) -> Snapshot | None:
+        """Light sleep: compute, store, move the head, and only then open the next window. None if nothing was read."""
+        content = len(self.window) - len(self.pinned)
+        if content <= 0:
+            return None
+        began = time.perf_counter()
+        state = self.window.sleep(passes)
+        ms = 1000 * (time.perf_counter() - began)
+        events = []
+        if self._pending:  # a turn that is still being written; its end follows behind the mark
+            part = {"generated": True, "open": True}
+            events.append(NewEvent(kind="tokens", role="assistant", token_ids=tuple(self._pending), data=part))
+        stop = self._start + content
+        unread = [event for event in self._heard if event.position + len(event.token_ids) > stop]
+        mark: dict[str, JSON] = {
+            "start": self._start,
+            "stop": stop,
+            "pinned": self.pinned,
+            "pins_seq": self._pins_seq,
+            "next_seq": unread[0].seq if unread else self._events + len(events) + 1,
+            "number": self.number + 1,
+            "passes": passes,
+            "reason": reason,
+            "open_turn": bool(self._pending),
+        }
+        events.append(NewEvent(kind="sleep", data=mark))
+        snapshot = self._commit(state, events, passes, 1, reason, "light", ms, content)
+        self._turn_logged, self._pending = self._turn_logged or bool(self._pending), []
+        self._heard, self._start = unread, stop
+        self._enter(state, ())
+        return snapshot
 
-    def end_turn(self, written: Sequence[int], *, broken: bool = False) -> None:
-        """Logs what was written of a turn, ended where it was cut.
+    def sleep_deep(self, passes: int, rounds: int, windows: int | None) -> Snapshot | None:
+        """Deep sleep on the newest ``windows`` archived windows (None: all); None if there are none yet. The open
+        window is empty: a light sleep comes before it."""
+        archived = slept_windows(self._archive.events(self._id))
+        if not archived:
+            return None
+        first = 0 if windows is None else max(0, len(archived) - windows)
+        began = time.perf_counter()
+        state = deep(self._backend, archived[first:], self.window.opened, passes, rounds)
+        ms = 1000 * (time.perf_counter() - began)
+        mark: dict[str, JSON] = {
+            "first": first,
+            "windows": len(archived) - first,
+            "passes": passes,
+            "rounds": rounds,
+            "stop": self._start,
+            "pins_seq": self._pins_seq,
+            "next_seq": self._events + 1,
+            "number": self.number + 1,
+        }
+        read = rounds * sum(len(window.ids) for window in archived[first:])
+        snapshot = self._commit(
+            state, [NewEvent(kind="deep_sleep", data=mark)], passes, rounds, "asked", "deep", ms, read
+        )
+        self._enter(state, ())
+        return snapshot
 
-        Args:
-            broken: something broke off; this object is good for nothing but this last word.
-        """
+    def _commit(
+        self,
+        state: FastWeights,
+        events: Sequence[NewEvent],
+        passes: int,
+        rounds: int,
+        trigger: str,
+        mode: Literal["light", "deep"],
+        ms: float,
+        tokens: int,
+    ) -> Snapshot:
+        bad = "NaN or Inf" if not state.is_finite() else "an empty state" if state.norm() == 0 else None
+        if bad is not None:
+            raise SleepFailed(
+                f"a {mode} sleep of {passes} passes gave {bad}; the state from before it stays, and so does what was "
+                "said; sleep with fewer passes, or fork an earlier snapshot"
+            )
+        before = self.window.opened.only("recurrent")
+        change = max(state.only("recurrent").diff(before).values())
+        head = self._archive.commit_snapshot(
+            self._id,
+            expected_head=self.head.id if self.head else None,
+            state=state.save(),
+            events=events,
+            fingerprint=self._backend.fingerprint,
+            passes=passes,
+            rounds=rounds,
+            trigger=trigger,
+            mode=mode,
+            environment=environment(),
+            metrics={"ms": ms, "tokens": tokens, "norm": state.norm(), "largest_change": change},
+            expected_events=self._events,
+        )
+        self.head, self.number = head, self.number + 1
+        self._events, self._logged = head.span[1], head.tokens
+        return head

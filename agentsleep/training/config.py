@@ -32,20 +32,28 @@ class Stage:
     """A part of the curriculum: questions of up to ``start_depth`` hops, one more whenever the deepest is mastered.
 
     windows: numbers of windows, one drawn a batch.
+    form: of the text.  mix: further forms, each drawn as often as ``form``; the curriculum listens to ``form`` alone.
+    visits, judge, batch: those of this stage; None takes the run's. The batch of ``mix`` is always the run's.
     The stage ends when ``end_depth`` is mastered, or after ``max_steps`` steps of its own (0: no such end).
     """
 
     windows: tuple[int, ...] = (1,)
     form: str = "plain"
+    mix: tuple[str, ...] = ()
     start_depth: int = 1
     end_depth: int = 4
     max_steps: int = 0
+    visits: tuple[Visits, ...] | None = None
+    judge: tuple[int, int] | None = None
+    batch: int | None = None
 
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows) < 1:
             raise SettingsError(f"the windows of a stage are {self.windows}; name at least one number, each above 0")
         if self.start_depth < 1:
             raise SettingsError(f"the start_depth of a stage is {self.start_depth}; it must be at least 1")
+        if self.batch is not None and self.batch < 1:
+            raise SettingsError(f"the batch of a stage is {self.batch}; it must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,12 +95,22 @@ class TrainConfig:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
         if not 0 <= self.decay <= 1:
             raise SettingsError(f"decay is {self.decay}; it is the part of the run, 0 to 1, in which the rates fall")
-        if not self.visits or sum(v.weight for v in self.visits) <= 0:
-            raise SettingsError("visits is empty, or no visit has a weight above 0; name at least one (passes, rounds)")
-        if self.judge not in {(v.passes, v.rounds) for v in self.visits if v.weight > 0}:
-            raise SettingsError(f"judge {self.judge} is not among the visits; the curriculum could never advance")
         if not self.curriculum:
             raise SettingsError("curriculum is empty; give at least one stage")
+        for stage in self.curriculum:
+            visits, judge = self.visits_of(stage), self.judge_of(stage)
+            if not visits or sum(v.weight for v in visits) <= 0:
+                raise SettingsError("visits is empty, or none has a weight above 0; name at least one (passes, rounds)")
+            if judge not in {(v.passes, v.rounds) for v in visits if v.weight > 0}:
+                raise SettingsError(f"judge {judge} is not among the visits; the curriculum could never advance")
+
+    def visits_of(self, stage: Stage) -> tuple[Visits, ...]:
+        """The sleep depths that a stage draws from."""
+        return self.visits if stage.visits is None else stage.visits
+
+    def judge_of(self, stage: Stage) -> tuple[int, int]:
+        """The (passes, rounds) that a stage listens to."""
+        return self.judge if stage.judge is None else stage.judge
 
 
 def load_config(path: Path | str, **overrides: Any) -> TrainConfig:
@@ -123,16 +141,25 @@ def config_from(raw: Mapping[str, Any]) -> TrainConfig:
         raise SettingsError(f"unknown settings {sorted(unknown)}; there are {sorted(known)}")
     values = dict(raw)
     try:
-        if "visits" in values:
-            values["visits"] = tuple(Visits(**v) for v in values["visits"])
-        if "curriculum" in values:
-            stages = [{**s, "windows": tuple(s.get("windows", (1,)))} for s in values["curriculum"]]
-            values["curriculum"] = tuple(Stage(**s) for s in stages)
-        if "judge" in values:
-            passes, rounds = values["judge"]
-            values["judge"] = (passes, rounds)
-        return TrainConfig(**values)
+        stages = values.pop("curriculum", None)
+        if stages is not None:
+            values["curriculum"] = tuple(Stage(**_plain(stage)) for stage in stages)
+        return TrainConfig(**_plain(values))
     except SettingsError:
         raise
     except (TypeError, ValueError) as error:
         raise SettingsError(f"a setting has the wrong form: {error}") from error
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a run or a stage, lists turned into what they stand for."""
+    made = dict(values)
+    if made.get("visits") is not None:
+        made["visits"] = tuple(Visits(**v) for v in made["visits"])
+    if made.get("judge") is not None:
+        passes, rounds = made["judge"]
+        made["judge"] = (passes, rounds)
+    for several in ("windows", "mix"):
+        if several in made:
+            made[several] = tuple(made[several])
+    return made

@@ -30,7 +30,14 @@ class Curriculum:
     def difficulty(self, rng: np.random.Generator) -> Difficulty:
         """Of the next batch."""
         windows = self.stage.windows[int(rng.integers(len(self.stage.windows)))]
-        return Difficulty(windows=windows, depth=self.depth, form=self.stage.form)
+        forms = (self.stage.form, *self.stage.mix)
+        form = forms[int(rng.integers(len(forms)))] if self.stage.mix else self.stage.form
+        return Difficulty(windows=windows, depth=self.depth, form=form)
+
+    def batch(self, form: str) -> int:
+        """Episodes of a batch of this form."""
+        own = self.stage.batch if form == self.stage.form else None
+        return own or self.config.batch
 
     def accuracy(self, depth: int) -> tuple[float, int]:
         """Of the judge on the latest questions of a depth, and how many these are."""
@@ -38,10 +45,10 @@ class Curriculum:
         asked = sum(n for _, n in recent)
         return (sum(r for r, _ in recent) / asked if asked else 0.0), asked
 
-    def heard(self, visits: tuple[int, int], hits: dict[int, tuple[int, int]]) -> bool:
+    def heard(self, form: str, visits: tuple[int, int], hits: dict[int, tuple[int, int]]) -> bool:
         """Takes in a batch; True when the difficulty grew."""
         self.stage_steps += 1
-        if visits == self.config.judge:
+        if form == self.stage.form and visits == self.config.judge_of(self.stage):
             for depth, (right, asked) in hits.items():
                 recent = self._recent[depth]
                 recent.append((right, asked))

@@ -26,7 +26,7 @@ class LanguageModel(Backbone, Protocol):
 class Outcome:
     """What a batch gave, over all M labelled tokens.
 
-    loss: mean cross-entropy, scalar, with its graph.
+    loss: cross-entropy, answers weighted as :func:`balanced` says, scalar, with its graph.
     correct: ``[M]`` bool, whether the greedy token is the label.
     depth: ``[M]``, the depth of the question; 0 for other labels.
     """
@@ -66,9 +66,19 @@ def read_batch(
             logits.append(model.readout(hidden[asked]))
             labels.append(window.labels[asked])
             depth.append(window.depth[asked])
-    all_logits, all_labels = torch.cat(logits), torch.cat(labels)
-    loss = F.cross_entropy(all_logits.float(), all_labels)
-    return Outcome(loss, all_logits.detach().argmax(-1) == all_labels, torch.cat(depth))
+    all_logits, all_labels, all_depth = torch.cat(logits), torch.cat(labels), torch.cat(depth)
+    loss = balanced(F.cross_entropy(all_logits.float(), all_labels, reduction="none"), all_depth)
+    return Outcome(loss, all_logits.detach().argmax(-1) == all_labels, all_depth)
+
+
+def balanced(losses: Tensor, depth: Tensor) -> Tensor:
+    """Mean over the answers to questions, plus a quarter of the mean over the other labels; both ``[M]``.
+
+    A live window holds ten times as many tokens of tool calls and small talk as answers; a plain mean hardly hears these.
+    """
+    answers = depth > 0
+    parts = [weight * losses[which].mean() for which, weight in ((answers, 1.0), (~answers, 0.25)) if bool(which.any())]
+    return torch.stack(parts).sum() / (1.0 if bool(answers.any()) else 0.25)
 
 
 def _walk(

@@ -96,9 +96,11 @@ class Trainer:
 
     def _train_step(self) -> None:
         began = time.process_time()
-        weights = np.array([v.weight for v in self.config.visits])
-        visits = self.config.visits[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
-        batch = self.task.batch(self.rng, self.config.batch, self.curriculum.difficulty(self.rng))
+        choices = self.config.visits_of(self.curriculum.stage)
+        weights = np.array([v.weight for v in choices])
+        visits = choices[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
+        difficulty = self.curriculum.difficulty(self.rng)
+        batch = self.task.batch(self.rng, self.curriculum.batch(difficulty.form), difficulty)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
             outcome = read_batch(self.model, batch, passes=visits.passes, rounds=visits.rounds)
         for optimiser in self.optimisers:
@@ -115,12 +117,13 @@ class Trainer:
                 optimiser.step()
         hits = outcome.hits()
         name = f"{visits.passes}x{visits.rounds}"
-        for depth, (right, asked) in hits.items():
-            self._sums[name][depth][0] += right
-            self._sums[name][depth][1] += asked
+        if difficulty.form == self.curriculum.stage.form:
+            for depth, (right, asked) in hits.items():
+                self._sums[name][depth][0] += right
+                self._sums[name][depth][1] += asked
         self._losses.append(float(outcome.loss.detach()))
         self.seconds += time.process_time() - began
-        self.curriculum.heard((visits.passes, visits.rounds), hits)
+        self.curriculum.heard(difficulty.form, (visits.passes, visits.rounds), hits)
 
     def _schedule(self) -> float:
         warm = min(1.0, self.step / max(1, self.config.warmup))

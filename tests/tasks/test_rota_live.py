@@ -150,7 +150,9 @@ def test_a_live_batch_read_back(windows: int) -> None:
                 assert len({walk(told, person, steps) for steps in range(12)}) == 12
             questions = [read(window, row) for window in batch.questions]
             for part in questions:
-                asked.update(check_questions(part, told))
+                seen = check_questions(part, told)
+                assert sum(seen.values()) == 1 + ROTA.questions // (2 * len(questions))
+                asked.update(seen)
             joined(questions)
             asked["rows with tools"] += questions[0].tools
             asked["rows with tools and no system"] += questions[0].tools and not questions[0].system

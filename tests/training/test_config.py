@@ -46,6 +46,20 @@ def test_a_file(tmp_path: Path) -> None:
     assert config.batch == TrainConfig().batch
 
 
+def test_a_stage_may_sleep_in_its_own_way(tmp_path: Path) -> None:
+    text = """
+visits = [{ passes = 1 }, { passes = 4 }]
+judge = [4, 1]
+curriculum = [{ visits = [{ passes = 2, rounds = 2 }], judge = [2, 2] }, { judge = [1, 1] }, {}]
+"""
+    config = load_config(write(tmp_path, text))
+    own, judged, plain = config.curriculum
+    assert config.visits_of(own) == (Visits(passes=2, rounds=2),)
+    assert config.visits_of(judged) == config.visits_of(plain) == (Visits(passes=1), Visits(passes=4))
+    assert [config.judge_of(stage) for stage in config.curriculum] == [(2, 2), (1, 1), (4, 1)]
+    assert config_from(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
 def test_overrides_take_precedence_unless_they_are_none(tmp_path: Path) -> None:
     path = write(tmp_path, WHOLE)
     assert load_config(path, seed=7, max_minutes=None).seed == 7
@@ -94,11 +108,16 @@ def test_no_toml(tmp_path: Path, data: bytes) -> None:
         ({"visits": [{"passes": 1.5}]}, "passes is 1.5"),
         ({"visits": [{"passes": 4, "rounds": 0}]}, "rounds is 0"),
         ({"visits": [{"passes": 4, "weight": -1.0}]}, "weight of a visit is -1.0"),
-        ({"visits": [{"passes": 4, "weight": 0.0}]}, "no visit has a weight above 0"),
+        ({"visits": [{"passes": 4, "weight": 0.0}]}, "none has a weight above 0"),
         ({"judge": [8, 1]}, r"judge \(8, 1\) is not among the visits"),
         ({"judge": [4]}, "wrong form"),
         ({"judge": 4}, "wrong form"),
         ({"visits": [{"passes": 4, "weight": 0.0}, {"passes": 1}], "judge": [4, 1]}, "not among the visits"),
+        ({"curriculum": [{"visits": [{"passes": 2}]}]}, r"judge \(4, 1\) is not among the visits"),
+        ({"curriculum": [{}, {"judge": [3, 1]}]}, r"judge \(3, 1\) is not among the visits"),
+        ({"curriculum": [{"visits": []}]}, "visits is empty"),
+        ({"curriculum": [{"visits": [{"passes": 0}]}]}, "passes is 0"),
+        ({"curriculum": [{"judge": [4]}]}, "wrong form"),
         ({"curriculum": []}, "curriculum is empty"),
         ({"curriculum": ["pairs"]}, "wrong form"),
         ({"curriculum": [{"window": [1]}]}, "wrong form"),

@@ -38,6 +38,16 @@ def test_others_than_the_judge_do_not_count() -> None:
     assert run.accuracy(1) == (0.0, 0)
 
 
+def test_a_stage_may_have_its_own_judge() -> None:
+    run = curriculum(Stage(end_depth=1), Stage(end_depth=3, judge=OTHER))
+    assert not run.heard(OTHER, {1: (100, 100)})
+    assert run.heard(JUDGE, {1: (100, 100)})
+    assert run.stage_index == 1
+    assert not run.heard(JUDGE, {1: (100, 100)})
+    assert run.heard(OTHER, {1: (100, 100)})
+    assert run.depth == 2
+
+
 def test_what_is_not_mastered_stays() -> None:
     run = curriculum(Stage(end_depth=3))
     for _ in range(20):

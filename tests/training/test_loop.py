@@ -57,12 +57,12 @@ def weights(of: Trainer) -> dict[str, torch.Tensor]:
 
 
 def test_training_lowers_the_loss_of_what_it_sees(tmp_path: Path) -> None:
-    """One batch, again and again: a step helps, and thirty learn it."""
+    """One batch, again and again: a step helps, and sixty learn it."""
     run = trainer(tmp_path)
     batch = run.task.batch(np.random.default_rng(0), 8, Difficulty(windows=2, depth=1))
     both = optimisers(run.model, run.config)
     losses = []
-    for _ in range(30):
+    for _ in range(60):
         outcome = read_batch(run.model, batch, passes=2)
         losses.append(float(outcome.loss.detach()))
         run.model.zero_grad()
@@ -119,7 +119,9 @@ def test_rates_warm_up_and_fall(tmp_path: Path) -> None:
     assert scales[:4] == [0.25, 0.5, 0.75, 1.0]
     assert scales[4:10] == [1.0] * 6
     assert scales[10:] == pytest.approx([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
-    assert trainer(tmp_path, decay=0.0, warmup=0)._schedule() == 1.0
+    run = trainer(tmp_path, decay=0.0, warmup=0)
+    run.step = 1
+    assert run._schedule() == 1.0
 
 
 def test_minutes_end_a_run(tmp_path: Path) -> None:
@@ -151,6 +153,17 @@ def test_visits_are_drawn_by_their_weights(tmp_path: Path, monkeypatch: pytest.M
     assert drawn[4, 1] == 0
     assert drawn[1, 1] + drawn[2, 2] == 400
     assert 70 < drawn[1, 1] < 130
+
+
+def test_a_stage_draws_from_its_own_visits(tmp_path: Path) -> None:
+    stages = (Stage(max_steps=2), Stage(visits=(Visits(passes=3),), judge=(3, 1)))
+    run = trainer(tmp_path, curriculum=stages, visits=(Visits(passes=1),), judge=(1, 1))
+    drawn = []
+    for _ in range(4):
+        run._sums.clear()
+        run._train_step()
+        drawn += run._sums
+    assert drawn == ["1x1", "1x1", "3x1", "3x1"]
 
 
 def test_equal_seeds_give_equal_weights(tmp_path: Path) -> None:
@@ -188,7 +201,10 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_weights(tmp_path: Path, monk
     assert whole.rng.bit_generator.state == resumed.rng.bit_generator.state
     assert whole.curriculum.state_dict() == resumed.curriculum.state_dict()
     lines = [
-        [{k: v for k, v in json.loads(line).items() if k != "minutes"} for line in (folder / HISTORY).open()]
+        [
+            {k: v for k, v in json.loads(line).items() if k != "minutes"}
+            for line in (folder / HISTORY).read_text().splitlines()
+        ]
         for folder in (tmp_path / "whole", tmp_path / "cut")
     ]
     assert lines[0] == lines[1]
@@ -244,7 +260,7 @@ def test_a_damaged_checkpoint(tmp_path: Path, keep: float) -> None:
     path = tmp_path / CHECKPOINT
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(CheckpointDamaged, match="cannot be read.*without --resume"):
+    with pytest.raises(CheckpointDamaged, match=r"cannot be read.*without --resume"):
         trainer(tmp_path).resume()
 
 

@@ -21,6 +21,8 @@ class NapConfig(PreTrainedConfig):
         rule: fast-weight rule of the SSM blocks, ``delta`` (gated delta rule) or ``hebbian`` (Mamba-2 form).
         linear_num_heads, linear_key_head_dim, linear_value_head_dim: H, K and V of S ``[B, H, K, V]``.
         linear_conv_kernel_dim: width W of the causal convolution.
+        initializer_range: standard deviation of the embeddings. The residual stream starts from them, and
+            ``norm+embed`` adds them to a normed state: near 1 they are heard there, at the usual 0.02 they are not.
         sleep_window: L, the tokens a window holds (the KV cache never grows past it).
         sleep_passes: N of a light sleep where the user names none.
         sleep_rounds: visits of a deep sleep where the user names none.
@@ -49,7 +51,7 @@ class NapConfig(PreTrainedConfig):
         linear_conv_kernel_dim: int = 4,
         rope_theta: float = 10000.0,
         rms_norm_eps: float = 1e-6,
-        initializer_range: float = 0.02,
+        initializer_range: float = 1.0,
         sleep_window: int = 64,
         sleep_passes: int = 4,
         sleep_rounds: int = 2,

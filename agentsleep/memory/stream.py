@@ -1,0 +1,79 @@
+"""A turn as a caller sees it while it is being written: text, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+from agentsleep import tokens
+from agentsleep.chat import Chat
+from agentsleep.memory.decoding import Sampling, Spelling
+from agentsleep.memory.desk import Desk
+from agentsleep.memory.turn import Turn
+from agentsleep.memory.values import Answer
+
+
+class Stream(Iterator[str]):
+    """The text of a turn as it is written. The turn is on disk when the iterator ends, or :meth:`close` returns.
+
+    Until then the session belongs to the stream: whoever else wants to write waits as long as the session's
+    ``timeout`` says, and then gets SessionBusy. A stream that nobody holds any more counts as closed.
+
+    A tool call is no text; it is in :attr:`answer`.
+    """
+
+    def __init__(self, desk: Desk, chat: Chat, sampling: Sampling) -> None:
+        self.answer: Answer | None = None
+        """The whole turn, once it is over."""
+        self._desk, self._sampling = desk, sampling
+        self._turn: Turn | None = None
+        self._end, self._call = chat.end, chat.tokenizer.convert_tokens_to_ids(tokens.CALL)
+        self._spelling = Spelling(chat.tokenizer)
+        self._is_call: bool | None = None  # its first token says so
+        self._done = False
+
+    def __next__(self) -> str:
+        while not self._done:
+            try:
+                piece = self._step()
+            except BaseException:
+                self._done = True
+                raise
+            if piece:
+                return piece
+        raise StopIteration
+
+    def _step(self) -> str:
+        if self._turn is None:
+            self._turn = self._desk.begin(self._sampling)
+        token = self._desk.step(self._turn)
+        if token is None:
+            self._done = True
+            self.answer = self._turn.answer
+            return self.answer.text if self._is_call else self._spelling.rest()
+        if self._is_call is None:
+            self._is_call = token == self._call
+        return "" if self._is_call or token == self._end else self._spelling.push(token)
+
+    def close(self) -> None:
+        """Ends the turn here. What was written of it stays in the session, marked as cut."""
+        if self._done:
+            return
+        self._done = True
+        if self._turn is not None:
+            self._desk.end(self._turn)
+            self.answer = self._turn.answer
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # This may run at any moment and in any thread, where nothing can be written: the session ends the turn when it
+        # is used next, or closed.
+        if self._turn is not None:
+            self._turn.abandoned = True

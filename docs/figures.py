@@ -1,0 +1,270 @@
+"""Fills the tables of README and docs from measured JSON, so that no figure is typed by hand.
+
+    python docs/figures.py           writes every block
+    python docs/figures.py --check   writes nothing; ends with 1 and names the blocks that differ
+
+A block lies between ``<!-- figures:NAME -->`` and ``<!-- /figures -->``. Its files are in docs/evidence/, each as a
+command with ``--json`` printed it; see docs/evidence/README.md. A file that is missing gives "not measured yet".
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from agentsleep.evals.intervals import wilson
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = ROOT / "docs" / "evidence"
+RECORD = ROOT / "agentsleep" / "assets" / "nap-mini" / "record.json"
+BLOCK = re.compile(r"(<!-- figures:(?P<name>[a-z0-9-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
+
+Document = Mapping[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; numbers to the right, the first column to the left."""
+    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rate(right: float, interval: Sequence[float] | None = None) -> str:
+    """An accuracy, with its 95 % interval below."""
+    shown = f"{right:.3f}"
+    return f"{shown}<br><sub>{interval[0]:.3f}–{interval[1]:.3f}</sub>" if interval else shown
+
+
+def load(path: Path) -> Document | None:
+    """A measured document; None where it was not measured."""
+    if not path.is_file():
+        return None
+    found: Document = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def unmeasured(command: str) -> str:
+    """What stands where a file is missing."""
+    return f"*not measured yet* (`{command}`)"
+
+
+# ---------------------------------------------------------------------------------------------------------- rota
+
+ROTA = "agentsleep eval rota --passes 1,2,4 --rounds 1,2 --episodes 200 --seed S --json"
+MODES = {
+    "fork": "Each question is asked of the same state (`mode` fork).",
+    "sequence": "All questions in turn, with a light sleep after each (`mode` sequence).",
+}
+
+
+def rota(evidence: Path) -> str:
+    """Accuracy by depth through the public calls, facts evicted, for each passes and rounds."""
+    measured = load(evidence / "eval-rota.json")
+    if measured is None:
+        return unmeasured(ROTA)
+    cells = _rota_cells(measured["results"])
+    depths = sorted({depth for *_, depth in cells})
+    head = ["passes", "rounds", *(f"depth {depth}" for depth in depths)]
+    visits = sorted({(passes, rounds) for _, passes, rounds, _ in cells})
+    parts = []
+    for mode, what in MODES.items():
+        rows = [
+            [f"{n}", f"{r}", *(_counted(cells.get((mode, n, r, depth))) for depth in depths)]
+            for n, r in visits
+            if any((mode, n, r, depth) in cells for depth in depths)
+        ]
+        rows += [[name, "", *shown] for name, shown in _baselines(measured["baselines"], depths)]
+        parts.append(f"{what}\n\n{table(head, rows)}")
+    least = min(asked for _, asked in cells.values())
+    command = measured.get("command") or _rota_command(measured, visits)
+    model = f"Model `{measured['model']}`, fingerprint `{measured['fingerprint'][:12]}`."
+    parts.append(
+        f"`{command}`, seed {measured['seed']}: at least {least:,} questions a cell; 95 % Wilson intervals. From depth "
+        "2 on only questions count whose facts lay in two windows or more. Tool calls right: "
+        f"{measured['tool_call_accuracy']:.3f}. {model}"
+    )
+    return "\n\n".join(parts)
+
+
+def _rota_cells(results: Iterable[Document]) -> dict[tuple[str, int, int, int], tuple[int, int]]:
+    """(right, asked) by mode, passes, rounds and depth, over the spreads that the bar is about."""
+    cells: dict[tuple[str, int, int, int], tuple[int, int]] = {}
+    for row in results:
+        if row["depth"] == 1 or row["spread"] >= 2:
+            key = (row["mode"], row["passes"], row["rounds"], row["depth"])
+            right, asked = cells.get(key, (0, 0))
+            cells[key] = (right + round(row["accuracy"] * row["questions"]), asked + row["questions"])
+    return cells
+
+
+def _counted(cell: tuple[int, int] | None) -> str:
+    return "" if cell is None else rate(cell[0] / cell[1], wilson(*cell))
+
+
+def _rota_command(measured: Document, visits: Sequence[tuple[int, int]]) -> str:
+    passes, rounds = (",".join(f"{value}" for value in sorted(set(values))) for values in zip(*visits, strict=True))
+    model = "" if measured["model"] == "nap-mini" else f" --model {measured['model']}"
+    episodes = f" --episodes {measured['episodes']}" if "episodes" in measured else ""
+    return f"agentsleep eval rota{model} --passes {passes} --rounds {rounds}{episodes} --seed {measured['seed']} --json"
+
+
+def _baselines(rows: Sequence[Document], depths: Sequence[int]) -> Iterable[tuple[str, list[str]]]:
+    for name in dict.fromkeys(row["name"] for row in rows):
+        by_depth = {row["depth"]: row["accuracy"] for row in rows if row["name"] == name}
+        yield name, [rate(by_depth[depth]) if depth in by_depth else "" for depth in depths]
+
+
+# ------------------------------------------------------------------------------------------------- depo, rule 110
+
+
+def raw(task: str) -> Callable[[Path], str]:
+    """Accuracy by depth of models that ``agentsleep train`` made: a row for each file eval-TASK-*.json and visit."""
+
+    def render(evidence: Path) -> str:
+        files = sorted(evidence.glob(f"eval-{task}-*.json"))
+        documents = {path.stem.removeprefix(f"eval-{task}-"): load(path) for path in files}
+        measured = {name: document for name, document in documents.items() if document is not None}
+        if not measured:
+            return unmeasured(f"agentsleep eval {task} --model RUN --passes N --seed S --json")
+        depths = sorted({row["depth"] for document in measured.values() for row in document["results"]})
+        rows, sources = [], []
+        for name, document in measured.items():
+            visits: dict[tuple[int, int], dict[int, Document]] = {}
+            for row in document["results"]:
+                visits.setdefault((row["passes"], row["rounds"]), {})[row["depth"]] = row
+            for (n, r), by_depth in sorted(visits.items()):
+                cells = (by_depth.get(depth) for depth in depths)
+                shown = ["" if c is None else rate(c["accuracy"], c.get("interval")) for c in cells]
+                rows.append([name, f"{n}", f"{r}", *shown])
+            sources.append(f"- {name}: {_raw_source(task, document, sorted(visits))}")
+        first = next(iter(measured.values()))
+        rows += [[name, "", "", *shown] for name, shown in _baselines(first["baselines"], depths) if name == "chance"]
+        head = ["model", "passes", "rounds", *(f"depth {depth}" for depth in depths)]
+        return f"{table(head, rows)}\n\n" + "\n".join(sources)
+
+    return render
+
+
+def _raw_source(task: str, document: Document, visits: Sequence[tuple[int, int]]) -> str:
+    passes, rounds = (",".join(f"{value}" for value in sorted(set(values))) for values in zip(*visits, strict=True))
+    rebuilt = f"agentsleep eval {task} --model {document['model']} --passes {passes} --rounds {rounds}"
+    command = document.get("command") or f"{rebuilt} --seed {document['seed']} --json"
+    asked = min(row["questions"] for row in document["results"])
+    windows = document["difficulty"]["windows"]
+    return (
+        f"`{command}`, seed {document['seed']}, {windows} window{'s' * (windows > 1)}, at least {asked:,} questions a "
+        "depth, 95 % Wilson intervals"
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- speed
+
+
+def wake(evidence: Path) -> str:
+    """What waking costs after a short and after a long history."""
+    measured = load(evidence / "bench-wake.json")
+    if measured is None:
+        return unmeasured("agentsleep bench wake --history 1000,100000 --json")
+    columns = {
+        "history_tokens": ("tokens read before", "{:,.0f}"),
+        "ms_per_token": ("ms a token", "{:.2f}"),
+        "state_bytes": ("bytes of fast weights", "{:,.0f}"),
+        "add_ms": ("ms an `add`", "{:.2f}"),
+        "reopen_ms": ("ms a reopening", "{:.2f}"),
+    }
+    there = [name for name in columns if all(name in row for row in measured["rows"])]
+    rows = [[columns[name][1].format(row[name]) for name in there] for row in measured["rows"]]
+    ratios = {"ratio": "a token", "add_ratio": "an `add`", "reopen_ratio": "a reopening"}
+    shown = ", ".join(f"{measured[name]:.2f} for {what}" for name, what in ratios.items() if name in measured)
+    history = ",".join(f"{row['history_tokens']}" for row in measured["rows"])
+    command = measured.get("command") or f"agentsleep bench wake --history {history} --json"
+    seed = f", seed {measured['seed']}" if "seed" in measured else ""
+    return f"{table([columns[name][0] for name in there], rows)}\n\nLong over short: {shown}. `{command}`{seed}."
+
+
+def ops(evidence: Path) -> str:
+    """Speed of the chunked rules."""
+    measured = load(evidence / "bench-ops.json")
+    if measured is None:
+        return unmeasured("agentsleep bench ops --json")
+    rows = [
+        [row["rule"], row["mode"], f"{row['B']}", f"{row['T']}", f"{row['tokens_per_s']:,.0f}", f"{row['ratio']:.2f}"]
+        for row in measured["rows"]
+    ]
+    command = measured.get("command") or "agentsleep bench ops --json"
+    threads = f", {measured['threads']} thread{'s' * (measured['threads'] > 1)}" if "threads" in measured else ""
+    against = f" The ratio is over {measured['reference']}." if "reference" in measured else ""
+    return f"{table(['rule', 'mode', 'B', 'T', 'tokens/s', 'ratio'], rows)}\n\n`{command}`{threads}.{against}"
+
+
+# ------------------------------------------------------------------------------------------------ the shipped model
+
+
+def nap_mini(record: Path) -> str:
+    """The training record that is shipped with the model."""
+    made = load(record)
+    if made is None:
+        return "*no training record yet*"
+    commands = made.get("commands") or ([made["command"]] if "command" in made else [])
+    rows = [["command", "<br>".join(f"`{command}`" for command in commands)]] if commands else []
+    rows += [
+        [name, f"{made[name]:,}" if isinstance(made[name], int) and name != "seed" else f"{made[name]}"]
+        for name in ("parameters", "seed", "steps", "minutes", "torch")
+        if name in made
+    ]
+    return table(["", "nap-mini"], rows) + "\n\nFrom its training record, `agentsleep/assets/nap-mini/record.json`."
+
+
+BLOCKS: dict[str, Callable[[Path], str]] = {
+    "rota": rota,
+    "depo": raw("depo"),
+    "rule110": raw("rule110"),
+    "wake": wake,
+    "ops": ops,
+}
+
+
+def filled(text: str, evidence: Path = EVIDENCE, record: Path = RECORD) -> str:
+    """A page with all its blocks as the files say.
+
+    Raises:
+        KeyError: a block of an unknown name, or a file without what it should hold.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        name = found["name"]
+        body = nap_mini(record) if name == "nap-mini" else BLOCKS[name](evidence)
+        return f"{found[1]}\n{body}\n\n{found[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+def pages() -> list[Path]:
+    """Where blocks may be."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Fills, or checks; the exit code."""
+    if set(arguments) - {"--check"}:
+        sys.stderr.write(f"figures.py: unknown arguments {' '.join(arguments)}; it takes --check or nothing\n")
+        return 2
+    stale = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        new = filled(text)
+        if new != text:
+            stale.append(page)
+            if not arguments:
+                page.write_text(new, encoding="utf-8")
+    for page in stale:
+        said = "differs from its files: run 'python docs/figures.py'" if arguments else "written"
+        sys.stderr.write(f"{page.relative_to(ROOT)}: {said}\n")
+    return 1 if arguments and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
