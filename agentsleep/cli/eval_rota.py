@@ -33,7 +33,7 @@ def rota(
     harness: Annotated[
         int, typer.Option(help="About so many of every depth through the training harness too; 0 leaves it out.")
     ] = 400,
-    workers: Annotated[int, typer.Option(help="Processes; the result is the same for any number.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes; the result is the same for any number.")] = 2,
     threads: Threads = 1,
     png: Annotated[Path | None, typer.Option(help="Draw accuracy by depth into this file.")] = None,
     as_json: AsJson = False,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def evaluate_rota(
     lived = [episode for chunk in chunks for episode in chunk]
     asked = [question for episode in lived for question in episode.asked]
     windows = [episode.windows for episode in lived]
-    batches = [_Batch(path, plan, round(mean(windows)), i) for i in range(-(-harness // KNOWN))]
+    batches = [_Batch(path, plan, round(fmean(windows)), i) for i in range(-(-harness // KNOWN))]
     harness_rows = _harness_rows(
         in_order(_harness_job, batches, workers, lambda part: report(share + (1 - share) * part)) if batches else ()
     )
@@ -123,7 +123,7 @@ def evaluate_rota(
         "bars": judge(summary, tool_calls),
         "harness": harness_rows,
         "agreement": _agreement(asked, harness_rows),
-        "fact_windows": {"mean": mean(windows), "least": min(windows)},
+        "fact_windows": {"mean": fmean(windows), "least": min(windows)},
     }
 
 
@@ -227,8 +227,8 @@ def _agreement(asked: Iterable[Asked], harness: Iterable[Mapping[str, Any]]) -> 
     for (passes, rounds, mode), by_depth in sorted(lived.items()):
         both = sorted(by_depth.keys() & trained[passes, rounds].keys())
         if both:
-            ours = mean(mean(by_depth[depth]) for depth in both)
-            theirs = mean(trained[passes, rounds][depth] for depth in both)
+            ours = fmean(fmean(by_depth[depth]) for depth in both)
+            theirs = fmean(trained[passes, rounds][depth] for depth in both)
             visits = {"passes": passes, "rounds": rounds, "mode": mode}
             rows.append(visits | {"live": ours, "harness": theirs, "difference": ours - theirs})
     return rows

@@ -129,7 +129,8 @@ class Trace:
 
 def assert_whole(session: Session) -> None:
     """What holds of any session at any time: the head is what its log computes to, the window what is left of it."""
-    assert same(session.replay(), session.state)
+    state = session.state  # which first reads what the log holds
+    assert same(session.replay(), state)
     log = events(session)
     assert [event.seq for event in log] == list(range(len(log)))
     marks = [event for event in log if event.kind != "tokens"]

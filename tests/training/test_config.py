@@ -50,10 +50,11 @@ def test_a_stage_may_sleep_in_its_own_way(tmp_path: Path) -> None:
     text = """
 visits = [{ passes = 1 }, { passes = 4 }]
 judge = [4, 1]
-curriculum = [{ visits = [{ passes = 2, rounds = 2 }], judge = [2, 2] }, { judge = [1, 1] }, {}]
+curriculum = [{ visits = [{ passes = 2, rounds = 2 }], judge = [2, 2], mix = ["pairs"] }, { judge = [1, 1] }, {}]
 """
     config = load_config(write(tmp_path, text))
     own, judged, plain = config.curriculum
+    assert own.mix == ("pairs",)
     assert config.visits_of(own) == (Visits(passes=2, rounds=2),)
     assert config.visits_of(judged) == config.visits_of(plain) == (Visits(passes=1), Visits(passes=4))
     assert [config.judge_of(stage) for stage in config.curriculum] == [(2, 2), (1, 1), (4, 1)]
@@ -125,6 +126,10 @@ def test_no_toml(tmp_path: Path, data: bytes) -> None:
         ({"curriculum": [{"windows": []}]}, "the windows of a stage are"),
         ({"curriculum": [{"windows": [2, 0]}]}, "the windows of a stage are"),
         ({"curriculum": [{"start_depth": 0}]}, "start_depth of a stage is 0"),
+        ({"curriculum": [{"batch": 0}]}, "batch of a stage is 0"),
+        ({"muon_lr": 0}, "muon_lr is 0; it must be above 0"),
+        ({"clip": float("nan")}, "clip is nan"),
+        ({"decay": 1.5}, "decay is 1.5; it is the part of the run"),
     ],
 )
 def test_settings_that_make_no_run(raw: dict[str, Any], words: str) -> None:

@@ -3,13 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from agentsleep.errors import SettingsError
 from agentsleep.models.nap import NapForCausalLM
 from agentsleep.state import FastWeights
 from agentsleep.tasks import IGNORE, Batch, Window
-from agentsleep.training.episode import read_batch
+from agentsleep.training.episode import balanced, read_batch
 from tests.tiny import RULES, assert_close, precise, some_state, tokens
 
 
@@ -76,19 +75,29 @@ def test_a_batch_is_read_as_by_hand(rule: str, passes: int, rounds: int) -> None
     for state in (None, opening):
         outcome = read_batch(model, batch, passes=passes, rounds=rounds, state=state)
         logits, labels = by_hand(model, batch, passes, rounds, state or FastWeights())
-        assert_close(outcome.loss, F.cross_entropy(logits.float(), labels))
+        assert_close(outcome.loss, loss_of(logits, labels, outcome.depth))
         assert torch.equal(outcome.correct, logits.argmax(-1) == labels)
         assert outcome.depth.tolist() == [0] * 6 + [1] * 3 + [2] * 4 + [3] * 2
         gradients = [
-            torch.autograd.grad(loss, list(model.parameters())) for loss in (outcome.loss, loss_of(logits, labels))
+            torch.autograd.grad(loss, list(model.parameters()))
+            for loss in (outcome.loss, loss_of(logits, labels, outcome.depth))
         ]
         for (name, _), a, b in zip(model.named_parameters(), *gradients, strict=True):
             assert_close(a, b, 1e-5)
             assert float(a.abs().max()) > 0, name
 
 
-def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), labels)
+def loss_of(logits: Tensor, labels: Tensor, depth: Tensor) -> Tensor:
+    """Answers count fully, everything else for a quarter, each by its own mean."""
+    losses = -logits.float().log_softmax(-1)[torch.arange(len(labels)), labels]
+    return losses[depth > 0].mean() + 0.25 * losses[depth == 0].mean()
+
+
+def test_answers_outweigh_small_talk() -> None:
+    losses, depth = torch.tensor([1.0, 3.0, 8.0, 4.0, 0.0]), torch.tensor([2, 5, 0, 0, 0])
+    assert float(balanced(losses, depth)) == 2.0 + 0.25 * 4.0
+    assert float(balanced(losses[:2], depth[:2])) == 2.0
+    assert float(balanced(losses[2:], depth[2:])) == 4.0  # nothing but small talk: its plain mean
 
 
 def test_depth_of_sleep_matters() -> None:

@@ -25,7 +25,7 @@ class NapConfig(PreTrainedConfig):
             ``norm+embed`` adds them to a normed state: near 1 they are heard there, at the usual 0.02 they are not.
         sleep_window: L, the tokens a window holds (the KV cache never grows past it).
         sleep_passes: N of a light sleep where the user names none.
-        sleep_rounds: visits of a deep sleep where the user names none.
+        sleep_rounds: how often a deep sleep reads each window again where the user names none.
         sleep_feedback: the input of the next pass: ``norm+embed`` (final norm of the hidden states plus the
             embedding) or ``hidden`` (the hidden states as they are; the paper's form).
         sleep_pin: what is read again at the head of every window: any of ``system`` and ``tools``.
@@ -54,7 +54,7 @@ class NapConfig(PreTrainedConfig):
         initializer_range: float = 1.0,
         sleep_window: int = 64,
         sleep_passes: int = 4,
-        sleep_rounds: int = 2,
+        sleep_rounds: int = 1,
         sleep_feedback: str = "norm+embed",
         sleep_pin: tuple[str, ...] | list[str] = ("system", "tools"),
         **kwargs: Any,
