@@ -139,7 +139,8 @@ def raw(task: str) -> Callable[[Path], str]:
                 cells = (by_depth.get(depth) for depth in depths)
                 shown = ["" if c is None else rate(c["accuracy"], c.get("interval")) for c in cells]
                 rows.append([name, f"{n}", f"{r}", *shown])
-            sources.append(f"- {name}: {_raw_source(task, document, sorted(visits))}")
+            trained = load(evidence / f"record-{task}-{name}.json")
+            sources.append(f"- {name}: {_raw_source(task, document, sorted(visits))}{_trained(trained)}")
         first = next(iter(measured.values()))
         rows += [[name, "", "", *shown] for name, shown in _baselines(first["baselines"], depths) if name == "chance"]
         head = ["model", "passes", "rounds", *(f"depth {depth}" for depth in depths)]
@@ -157,6 +158,19 @@ def _raw_source(task: str, document: Document, visits: Sequence[tuple[int, int]]
     return (
         f"`{command}`, seed {document['seed']}, {windows} window{'s' * (windows > 1)}, at least {asked:,} questions a "
         "depth, 95 % Wilson intervals"
+    )
+
+
+def _trained(record: Document | None) -> str:
+    """How a model came about, from its training record."""
+    if record is None:
+        return ""
+    made, rates = record["config"], f"{record['config']['muon_lr']:g} and {record['config']['adamw_lr']:g}"
+    visits = ", ".join(f"{v['passes']} x {v['rounds']}" for v in made["visits"])
+    return (
+        f". Trained at passes x rounds {visits}: {record['steps']:,} steps of {made['batch']} episodes, "
+        f"{record['minutes']:g} CPU minutes, learning rates {rates}, seed {record['seed']}, "
+        f"{record['parameters']:,} parameters"
     )
 
 

@@ -406,6 +406,15 @@ def test_each_trained_model_has_its_row(tmp_path: Path) -> None:
     assert "| n1 | 1 | 1 | 0.100<br><sub>0.000–1.000</sub> |" in shown
     assert "| n4 | 4 | 1 | 0.900<br>" in shown
     assert "| chance |  |  | 0.091 |" in shown
+    config = {"muon_lr": 5e-3, "adamw_lr": 2e-3, "batch": 32, "visits": [{"passes": 4, "rounds": 1, "weight": 1.0}]}
+    record = {"config": config, "steps": 3706, "minutes": 12.0, "seed": 0, "parameters": 253584}
+    (tmp_path / "record-depo-n4.json").write_text(json.dumps(record))
+    told = [line for line in FIGURES.BLOCKS["depo"](tmp_path).splitlines() if line.startswith("- n")]
+    assert "Trained" not in told[0]
+    assert (
+        "Trained at passes x rounds 4 x 1: 3,706 steps of 32 episodes, 12 CPU minutes, learning rates 0.005 and"
+        in told[1]
+    )
     assert "- n4: `agentsleep eval depo --model runs/n4/model --passes 4 --rounds 1 --seed 3 --json`, seed 3" in shown
     assert FIGURES.BLOCKS["rule110"](tmp_path).startswith("*not measured yet*")
 

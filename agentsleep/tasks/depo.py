@@ -17,7 +17,7 @@ from agentsleep.tasks.base import Batch, Difficulty, Row, stack
 
 @dataclass(frozen=True, kw_only=True)
 class Depo:
-    """Cycles of ``nodes`` nodes named by ``name_tokens`` tokens each, out of ``symbols`` symbols.
+    """Cycles of ``nodes`` nodes, their names 1 to ``name_tokens`` tokens long, out of ``symbols`` symbols.
 
     The vocabulary: symbols ``0..symbols-1``, then one token for each number of hops, ``symbols + k - 1``.
     A window holds ``x y`` edges without separators; the question window packs one question for every node, ``x k``,

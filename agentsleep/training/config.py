@@ -32,7 +32,8 @@ class Stage:
     """A part of the curriculum: questions of up to ``start_depth`` hops, one more whenever the deepest is mastered.
 
     windows: numbers of windows, one drawn a batch.
-    form: of the text.  mix: further forms; each entry is drawn as often as ``form``; the curriculum listens to ``form`` alone.
+    form: of the text.  mix: further forms; each entry is drawn as often as ``form``, to which alone the curriculum
+    listens.
     visits, judge, batch: those of this stage; None takes the run's. The batch of ``mix`` is always the run's.
     The stage ends when ``end_depth`` is mastered, or after ``max_steps`` steps of its own (0: no such end).
     """

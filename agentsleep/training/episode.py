@@ -74,7 +74,8 @@ def read_batch(
 def balanced(losses: Tensor, depth: Tensor) -> Tensor:
     """Mean over the answers to questions, plus a quarter of the mean over the other labels; both ``[M]``.
 
-    A live window holds ten times as many tokens of tool calls and small talk as answers; a plain mean hardly hears these.
+    A live window holds ten times as many tokens of tool calls and small talk as answers; a plain mean hardly hears
+    these.
     """
     answers = depth > 0
     parts = [weight * losses[which].mean() for which, weight in ((answers, 1.0), (~answers, 0.25)) if bool(which.any())]

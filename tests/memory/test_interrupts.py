@@ -16,7 +16,7 @@ from agentsleep.memory import Session, SleepMemory
 from agentsleep.memory import window as window_module
 from agentsleep.memory.decoding import Sampling
 from tests.memory.conftest import Open
-from tests.memory.helpers import FACT, Trace, assert_whole, child, events, fill, kinds, says
+from tests.memory.helpers import FACT, Trace, assert_whole, child, events, fill, kinds, rig, says
 
 Call = Callable[..., Any]
 
@@ -141,7 +141,7 @@ def test_while_a_turn_is_written(
 @pytest.mark.parametrize(
     ("owner", "name", "when", "parts"),
     [
-        (LiveWindow, "read", "before", [6]),
+        (LiveWindow, "read", "before", [6, 0]),  # of the next window's head
         (Backend, "consolidate", "before", [6]),
         (Backend, "consolidate", "after", [6]),
         (Archive, "commit_snapshot", "before", [6]),
@@ -161,7 +161,7 @@ def test_during_a_sleep_in_the_middle_of_a_turn(
     """What was written stands in the log once, whether or not the sleep had been stored."""
     fill(session, 7)
     spoken = says(memory, "bob alice " * 9)
-    monkeypatch.setattr(Sampling, "pick", lambda *anything, script=iter(spoken): next(script))
+    rig(monkeypatch, spoken)
     skip = 6 if name == "read" else 0
     interrupt(monkeypatch, owner, name, when, session.generate, skip)
     said = session.messages()[7:]
@@ -179,7 +179,7 @@ def test_while_a_turn_is_logged(
 ) -> None:
     """It was not acknowledged: it is there whole, or not at all."""
     spoken = says(memory, "bob")
-    monkeypatch.setattr(Sampling, "pick", lambda *anything, script=iter(spoken): next(script))
+    rig(monkeypatch, spoken)
     interrupt(monkeypatch, Archive, "append", when, session.generate)
     assert [m.text for m in session.messages()] == kept
     session.add("user", FACT)
@@ -192,7 +192,7 @@ def test_while_a_turn_that_a_sleep_fell_into_is_logged(
     """Its first part is in the log and needs an end."""
     fill(session, 7)
     spoken = says(memory, "bob alice " * 4)
-    monkeypatch.setattr(Sampling, "pick", lambda *anything, script=iter(spoken): next(script))
+    rig(monkeypatch, spoken)
     interrupt(monkeypatch, Archive, "append", "before", session.generate)
     assert session.window_tokens == 1
     assert kinds(session) == "t" * 8 + "st"

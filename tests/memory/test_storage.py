@@ -1,0 +1,143 @@
+"""Bad archives: full, damaged, no database at all. Nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event as sql_event
+from sqlalchemy import update
+
+from agentsleep.archive.schema import EventRow
+from agentsleep.errors import ArchiveDamaged, ArchiveFull
+from agentsleep.memory import Session, SleepMemory
+from tests.memory.conftest import Open
+from tests.memory.helpers import FACT, Trace, assert_whole, fill, kinds, rig, says
+
+
+@contextmanager
+def full_disk(memory: SleepMemory, spare: int = 0) -> Iterator[None]:
+    """No page more than the database has now, but ``spare`` ones."""
+    engine = memory.archive._db.engine
+    with engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar() + spare
+
+    def cap(connection: object, _entry: object) -> None:
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # type: ignore[attr-defined]
+
+    engine.dispose()
+    sql_event.listen(engine, "connect", cap)
+    try:
+        yield
+    finally:
+        sql_event.remove(engine, "connect", cap)
+        engine.dispose()
+
+
+def until_full(act: Callable[[], object]) -> int:
+    """How often it went well."""
+    for done in range(5000):
+        try:
+            act()
+        except ArchiveFull as error:
+            assert "no space left for the archive" in str(error)
+            return done
+    raise AssertionError("the disk never filled up")
+
+
+@pytest.mark.parametrize("spare", [0, 1, 3])
+def test_a_disk_that_fills_up_while_messages_come(memory: SleepMemory, spare: int) -> None:
+    with memory.session() as session:
+        fill(session, 3)
+        with full_disk(memory, spare):
+            heard = until_full(lambda: session.add("user", "z" * 30))
+            acknowledged = 3 + heard
+            assert [m.text for m in session.messages()[3:acknowledged]] == ["z" * 30] * heard
+            # At most the one message more: it was stored, and the sleep that it made necessary was not.
+            assert len(session.messages()) - acknowledged in (0, 1)
+        before = len(session.messages())
+        session.add("user", FACT)
+        assert len(session.messages()) == before + 1
+        assert_whole(session)
+    with memory.session() as session:
+        assert_whole(session)
+
+
+def test_a_sleep_on_a_full_disk_leaves_the_old_state(memory: SleepMemory) -> None:
+    with memory.session() as session:
+        fill(session, 3)
+        session.sleep()
+        fill(session, 4)
+        before = Trace.of(session)
+        with full_disk(memory):
+            until_full(lambda: session.sleep() and fill(session, 1))
+            assert session.head is not None
+            assert session.window_tokens > 0
+            asked = session.ask("who comes 1 after bob ?", remember=False, max_new_tokens=5)
+            assert asked.snapshot == session.head.id
+        assert kinds(session).startswith("ttts" + "tttt")
+        assert before.head in {s.id for s in session.history()}
+        assert session.sleep() is not None
+        assert_whole(session)
+
+
+def test_a_turn_on_a_full_disk(memory: SleepMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first part and a sleep are stored, its end is not: it gets one when there is space again."""
+    with memory.session() as session:
+        fill(session, 7)
+        append = type(memory.archive).append
+
+        def no_space(*anything: object) -> None:
+            raise ArchiveFull("no space left for the archive")
+
+        rig(monkeypatch, says(memory, "bob alice " * 5))
+        monkeypatch.setattr(type(memory.archive), "append", no_space)
+        with pytest.raises(ArchiveFull):
+            session.generate()
+        with pytest.raises(ArchiveFull):
+            session.add("user", FACT)
+        assert kinds(session) == "t" * 7 + "ts"
+        monkeypatch.setattr(type(memory.archive), "append", append)
+        assert session.window.ids == [memory.chat.end]
+        assert session.messages()[-1].text == "bob alice bob alice bob"
+        assert_whole(session)
+
+
+def test_a_damaged_event_is_refused(memory: SleepMemory) -> None:
+    with memory.session() as session:
+        fill(session, 3)
+    with memory.archive._db.writing() as tx:
+        tx.execute(update(EventRow).where(EventRow.seq == 1).values(text="bob hands over to mallory ."))
+    with pytest.raises(ArchiveDamaged, match=r"event 1 .* fails its checksum"):
+        memory.session()
+    memory.session("another").close()
+
+
+@pytest.mark.parametrize(
+    "bytes_", [b"this is no database, but long enough to look like one" * 50, b"SQLite format 3\0" + b"x" * 5000]
+)
+def test_what_is_no_database_is_refused(nap: Path, archive: Path, bytes_: bytes) -> None:
+    archive.write_bytes(bytes_)
+    with pytest.raises(ArchiveDamaged, match=r"cannot be read"):
+        SleepMemory(nap, archive=archive)
+    assert archive.read_bytes() == bytes_
+
+
+def test_a_file_cut_short_says_so_and_loses_no_other_session(opened: Open, archive: Path) -> None:
+    with opened() as memory:
+        for i in range(12):
+            with memory.session(f"{i}") as session:
+                fill(session, 10)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+
+    def use(session: Session) -> None:
+        assert_whole(session)
+        fill(session, 20)
+
+    with pytest.raises(ArchiveDamaged), opened() as memory:
+        for i in range(12):
+            with memory.session(f"{i}") as session:
+                use(session)
