@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types contracts format slow clean distclean
+.PHONY: help install demo test check lint types contracts format slow nap-mini clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,6 +67,15 @@ format: $(STAMP) ## let ruff mend what it can, and format
 
 slow: $(STAMP) ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow --timeout=3600 --durations=10
+
+# A run that was cut off goes on where it was. The wheel carries what lies in the assets folder.
+NAP_RUN := runs/nap-mini
+NAP_ASSETS := agentsleep/assets/nap-mini
+
+nap-mini: $(STAMP) ## train the shipped model (80 minutes of one core), or go on with it, and put it into the package
+	@OMP_NUM_THREADS=1 $(BIN)/agentsleep train rota --out $(NAP_RUN) $(if $(wildcard $(NAP_RUN)/checkpoint.pt),--resume)
+	@mkdir -p $(NAP_ASSETS)
+	@cp $(NAP_RUN)/model/* $(NAP_RUN)/record.json $(NAP_RUN)/curves.png $(NAP_ASSETS)/
 
 clean: ## remove caches and build products; .venv and runs/ stay
 	@rm -rf build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

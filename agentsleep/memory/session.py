@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from agentsleep.archive import Event, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
 from agentsleep.chat import Role
-from agentsleep.errors import SettingsError
+from agentsleep.errors import ArchiveError, SettingsError, SleepFailed
 from agentsleep.memory.decoding import Sampling, feed, write
 from agentsleep.memory.desk import Desk
 from agentsleep.memory.lineage import replay
@@ -138,11 +139,15 @@ class Session:
         Raises:
             EmptyMessage: no text.  InputError: an unknown role.
             MessageTooLong: it would fill more than ``policy.max_windows`` windows.
-            SleepFailed: the message is on disk, but a sleep that it made necessary was not usable.
+            SleepFailed, ArchiveError: nothing is stored, but where the error says that the message is on disk: then a
+                sleep that it made necessary failed.
         """
         with self._desk.using() as reading:
-            event = reading.hear(role, text, reading.render(role, text))
-            reading.sleep_if_due()
+            ids = reading.render(role, text)
+            event = reading.log(role, text, ids)
+            with _kept(event):
+                reading.hear(ids)
+                reading.sleep_if_due()
         return event
 
     def ask(
@@ -169,8 +174,10 @@ class Session:
             ids = reading.render("user", text)
             if remember:
                 reading.sleep_if_due(len(ids))
-                reading.hear("user", text, ids)
-                return _written(reading, sampling)
+                event = reading.log("user", text, ids)
+                with _kept(event):
+                    reading.hear(ids)
+                    return _written(reading, sampling)
             aside = reading.aside()
             if reading.due(len(ids)):
                 aside.make_room()
@@ -268,3 +275,14 @@ def _written(reading: OpenWindow, sampling: Sampling) -> Answer:
     while turn.step() is not None:
         pass
     return turn.answer
+
+
+@contextmanager
+def _kept(event: Event) -> Iterator[None]:
+    """Whoever does it again would say it twice, so a failure tells that the message was stored."""
+    try:
+        yield
+    except (SleepFailed, ArchiveError) as error:
+        raise type(error)(
+            f"{error} (the message itself is on disk, as event {event.seq}: do not add it again)"
+        ) from error

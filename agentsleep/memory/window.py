@@ -124,11 +124,13 @@ class OpenWindow:
             )
         return ids
 
-    def hear(self, role: Role, text: str, ids: Sequence[int]) -> Event:
-        """Logs a message, then reads it."""
-        event = self._append(NewEvent(kind="tokens", role=role, token_ids=tuple(ids), text=text))
+    def log(self, role: Role, text: str, ids: Sequence[int]) -> Event:
+        """Logs a message, which :meth:`hear` is then to read."""
+        return self._append(NewEvent(kind="tokens", role=role, token_ids=tuple(ids), text=text))
+
+    def hear(self, ids: Sequence[int]) -> None:
+        """Reads a message that is in the log."""
         feed(self, ids, self.empty)
-        return event
 
     def pin(self, pins: Pins) -> None:
         """Logs other pins. They hold from the next OpenWindow on, which re-reads this window under its new head."""

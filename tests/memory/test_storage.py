@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import event as sql_event
 from sqlalchemy import update
 
+from agentsleep.archive import Archive
 from agentsleep.archive.schema import EventRow
 from agentsleep.errors import ArchiveDamaged, ArchiveFull
-from agentsleep.memory import Session, SleepMemory
+from agentsleep.memory import SleepMemory
 from tests.memory.conftest import Open
 from tests.memory.helpers import FACT, Trace, assert_whole, fill, kinds, rig, says
 
@@ -38,13 +39,12 @@ def full_disk(memory: SleepMemory, spare: int = 0) -> Iterator[None]:
 
 def until_full(act: Callable[[], object]) -> int:
     """How often it went well."""
-    for done in range(5000):
-        try:
+    done = 0
+    with pytest.raises(ArchiveFull, match=r"no space left for the archive"):
+        while done < 5000:
             act()
-        except ArchiveFull as error:
-            assert "no space left for the archive" in str(error)
-            return done
-    raise AssertionError("the disk never filled up")
+            done += 1
+    return done
 
 
 @pytest.mark.parametrize("spare", [0, 1, 3])
@@ -94,8 +94,9 @@ def test_a_turn_on_a_full_disk(memory: SleepMemory, monkeypatch: pytest.MonkeyPa
 
         rig(monkeypatch, says(memory, "bob alice " * 5))
         monkeypatch.setattr(type(memory.archive), "append", no_space)
-        with pytest.raises(ArchiveFull):
+        with pytest.raises(ArchiveFull) as caught:
             session.generate()
+        assert "do not add it again" not in str(caught.value)
         with pytest.raises(ArchiveFull):
             session.add("user", FACT)
         assert kinds(session) == "t" * 7 + "ts"
@@ -125,7 +126,7 @@ def test_what_is_no_database_is_refused(nap: Path, archive: Path, bytes_: bytes)
     assert archive.read_bytes() == bytes_
 
 
-def test_a_file_cut_short_says_so_and_loses_no_other_session(opened: Open, archive: Path) -> None:
+def test_a_file_cut_short_says_so(opened: Open, archive: Path) -> None:
     with opened() as memory:
         for i in range(12):
             with memory.session(f"{i}") as session:
@@ -133,11 +134,41 @@ def test_a_file_cut_short_says_so_and_loses_no_other_session(opened: Open, archi
     whole = archive.read_bytes()
     archive.write_bytes(whole[: len(whole) // 2])
 
-    def use(session: Session) -> None:
-        assert_whole(session)
-        fill(session, 20)
+    def use() -> None:
+        with opened() as memory:
+            for i in range(12):
+                with memory.session(f"{i}") as session:
+                    assert_whole(session)
 
-    with pytest.raises(ArchiveDamaged), opened() as memory:
-        for i in range(12):
-            with memory.session(f"{i}") as session:
-                use(session)
+    with pytest.raises(ArchiveDamaged):
+        use()
+
+
+def test_a_message_that_was_stored_before_its_sleep_failed_says_so(
+    memory: SleepMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who adds it again says it twice."""
+    with memory.session() as session:
+        fill(session, 7)
+
+        def no_space(*anything: object, **more: object) -> None:
+            raise ArchiveFull("no space left")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Archive, "commit_snapshot", no_space)
+            with pytest.raises(
+                ArchiveFull, match=r"^no space left \(the message itself is on disk, as event 7: do not"
+            ):
+                session.add("user", "z" * 20)
+            assert session.messages()[-1].text == "z" * 20
+        with monkeypatch.context() as patch:
+            patch.setattr(Archive, "append", no_space)
+            with pytest.raises(ArchiveFull, match=r"^no space left$"):
+                session.add("user", FACT)
+        fill(session, 4)
+        with monkeypatch.context() as patch:
+            patch.setattr(Archive, "commit_snapshot", no_space)
+            with pytest.raises(ArchiveFull, match=r"on disk, as event \d+"):
+                session.ask("who comes 1 after bob ?", max_new_tokens=40)
+        assert session.messages()[-2].text == "who comes 1 after bob ?"
+        assert_whole(session)
