@@ -156,7 +156,7 @@ def says(memory: SleepMemory, text: str) -> list[int]:
     return memory.chat.message("assistant", text)[1:]
 
 
-def calls(memory: SleepMemory, name: str, **arguments: Any) -> list[int]:
+def calls(memory: SleepMemory, name: str, /, **arguments: Any) -> list[int]:
     """The tokens of a tool call, as the model would write them."""
     return memory.chat.call(ToolCall(name, arguments))[1:]
 

@@ -17,7 +17,7 @@ from agentsleep.errors import (
     UnknownTool,
 )
 from agentsleep.memory import Agent, Session, SleepMemory, Tool
-from tests.memory.helpers import FACT, assert_whole, calls, rig, says
+from tests.memory.helpers import FACT, assert_whole, calls, fill, rig, says
 
 NEXT = {"bob": "alice", "alice": "carol", "carol": "bob"}
 Spoken = list[tuple[str | None, str | None]]
@@ -57,11 +57,12 @@ def test_a_call_its_result_and_an_answer(
 
 
 def test_several_calls_in_one_turn(session: Session, memory: SleepMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(session, 3)
     agent = Agent(session, [look_up], max_steps=3)
     people = ["bob", "alice", "carol"]
     rig(monkeypatch, *(calls(memory, "look_up", person=p) for p in people), says(memory, "noted"))
     assert agent.run("look up alice .").text == "noted"
-    assert [text for role, text in conversation(session) if role == "tool"] == [look_up(p) for p in people]
+    assert [text for role, text in conversation(session)[3:] if role == "tool"] == [look_up(p) for p in people]
     assert session.history()  # it slept on the way
     assert_whole(session)
 
@@ -90,6 +91,10 @@ def flood(person: str) -> str:
     return "x" * 1_000_000
 
 
+def long(person: str) -> str:
+    return "x" * 50_000
+
+
 def mute(person: str) -> str:
     return ""
 
@@ -111,7 +116,7 @@ BAD: list[tuple[Any, dict[str, Any], type[ToolError], str]] = [
     ),
     (mute, {"person": "bob"}, ToolFailed, 'error: mute({"person": "bob"}) returned no text'),
     (pair, {"person": "bob"}, ToolFailed, 'error: pair({"person": "bob"}) returned a str that is no text'),
-    (Tool(flood, max_chars=10**6), {"person": "bob"}, ToolFailed, "error: the result of flood cannot be read: a tool"),
+    (Tool(long, max_chars=50_000), {"person": "bob"}, ToolFailed, "error: the result of long cannot be read: a tool"),
 ]
 
 
