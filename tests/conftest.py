@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,10 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+
+# A job in the background of a shell is born deaf to Ctrl-C, and so would be every process that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no deadline: the machine may be busy.
 settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=40)
