@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,7 +20,6 @@ from agentsleep.policy import SleepPolicy
 from tests.memory.helpers import FACT, NEVER, fill, same
 
 torch.set_num_threads(1)
-PASSES = 2
 
 
 def report(memory: SleepMemory, thread: str) -> None:
@@ -60,14 +60,23 @@ def work(memory: SleepMemory, thread: str) -> None:
     with memory.session(thread, timeout=30.0) as session:
         for i in itertools.count(len(session.messages())):
             event = session.add("user", f"message {i}")
-            print("event", event.seq, event.text, flush=True)
+            told("event", event.seq, event.text)
             if i % 3 == 1:
                 session.ask(f"question {i}", max_new_tokens=30, temperature=1.0, seed=i)
-                print("event", session.messages()[-1].seq, session.messages()[-1].text.encode().hex(), flush=True)
+                told("event", session.messages()[-1].seq, str(session.messages()[-1].text))
+            if i % 3 == 2:
+                for _ in session.generate(stream=True, max_new_tokens=9, temperature=1.0, seed=i):
+                    pass
+                told("event", session.messages()[-1].seq, str(session.messages()[-1].text))
             if i % 5 == 2:
                 snapshot = session.sleep(deep=i % 10 == 2, rounds=1, windows=2)
                 if snapshot is not None:
-                    print("snapshot", snapshot.id, flush=True)
+                    told("snapshot", snapshot.id)
+
+
+def told(*words: object) -> None:
+    """One write, so that a kill cannot cut it; as JSON, for what a model says may hold anything."""
+    print(json.dumps(words), flush=True)
 
 
 def interrupted(memory: SleepMemory, thread: str) -> None:
@@ -110,7 +119,6 @@ def die(memory: SleepMemory, thread: str, where: str) -> None:
 
     with memory.session(thread) as session:
         fill(session, 7)
-        print("ready", flush=True)
         if where == "after the commit of a sleep":
             Archive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
             session.sleep()
@@ -140,16 +148,45 @@ def die(memory: SleepMemory, thread: str, where: str) -> None:
         raise AssertionError(f"lived on at {where!r}")
 
 
-def main() -> None:
-    command, model, archive, thread, *rest = sys.argv[1:]
-    policy = SleepPolicy(passes=PASSES) if command == "work" else NEVER
-    run = {"report": report, "hold": hold, "add": add, "work": work, "interrupted": interrupted, "die": die}[command]
-    try:
-        with SleepMemory(Path(model), archive=Path(archive), policy=policy) as memory:
-            run(memory, thread, *rest)  # type: ignore[operator]
-    except AgentsleepError as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+COMMANDS: dict[str, Callable[..., None]] = {
+    "report": report,
+    "hold": hold,
+    "add": add,
+    "work": work,
+    "interrupted": interrupted,
+    "die": die,
+}
+
+
+def run(command: str, model: str, archive: str, thread: str, *rest: str) -> None:
+    """Runs a command on a memory of its own."""
+    policy = SleepPolicy(passes=2) if command == "work" else NEVER
+    with SleepMemory(Path(model), archive=Path(archive), policy=policy) as memory:
+        COMMANDS[command](memory, thread, *rest)
+
+
+def serve() -> None:
+    """Forks for each line of its input, a JSON list of arguments: a start of Python with torch takes seconds.
+
+    Tells the process id, and how the process ended.
+    """
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            told("pid", os.getpid())
+            try:
+                run(*json.loads(line))
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(pid, 0)
+        told("ended", os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        if sys.argv[1:] == ["serve"]:
+            serve()
+        else:
+            run(*sys.argv[1:])
+    except AgentsleepError as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -2,19 +2,66 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agentsleep.memory import SleepMemory
-from agentsleep.memory.session import Session
+from agentsleep.memory import Session, SleepMemory
 from tests.memory.conftest import Open
 from tests.memory.helpers import FACT, Trace, assert_whole, child, events, fill, kinds, stream_of
 
 T7 = "t" * 7
+
+
+class Server:
+    """A process that forks for whatever is to be killed."""
+
+    def __init__(self) -> None:
+        self.process = child("serve")
+
+    def start(self, *arguments: object) -> int:
+        """Its process id."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([*map(str, arguments)]) + "\n")
+        self.process.stdin.flush()
+        word, pid = self.hear()
+        assert word == "pid"
+        return int(pid)
+
+    def hear(self) -> list[Any]:
+        """What it, or the process that it forked, says next."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.communicate()[1]
+        said: list[Any] = json.loads(line)
+        return said
+
+    def until_the_end(self) -> tuple[list[list[Any]], int]:
+        """What is said before the forked process has ended, and how it ended."""
+        said = []
+        while (line := self.hear())[0] != "ended":
+            said.append(line)
+        return said, line[1]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    try:
+        _, error = server.process.communicate("", timeout=250)
+    except subprocess.TimeoutExpired:
+        server.process.kill()
+        raise
+    assert server.process.returncode == 0, error
 
 
 @pytest.mark.parametrize(
@@ -23,25 +70,24 @@ T7 = "t" * 7
         ("after the commit of a sleep", T7 + "s", T7 + "s"),
         ("in the middle of a turn", T7 + "ts", T7 + "tst"),  # the turn gets its end
         ("in the middle of a turn, at its second sleep", T7 + "tsts", T7 + "tstst"),
-        ("in the middle of a long message", T7 + "ts", T7 + "tss"),  # what was heard is slept on, and the rest is read
-        ("between log and reading", T7 + "t", T7 + "tss"),
+        ("in the middle of a long message", T7 + "ts", T7 + "tsss"),  # the rest of it is read, and slept on
+        ("between log and reading", T7 + "t", T7 + "tsss"),
         ("before a turn is logged", T7, T7),
         ("between a light and a deep sleep", T7 + "s", T7 + "s"),
         ("within a deep sleep", T7 + "sd", T7 + "sd"),
     ],
 )
 def test_killed_at_a_particular_place(
-    opened: Open, nap: Path, archive: Path, where: str, found: str, reopened: str
+    server: Server, opened: Open, nap: Path, archive: Path, where: str, found: str, reopened: str
 ) -> None:
-    dying = child("die", nap, archive, "t", where)
-    out, error = dying.communicate(timeout=250)
-    assert (out, dying.returncode) == ("ready\n", -signal.SIGKILL), error
+    server.start("die", nap, archive, "t", where)
+    assert server.until_the_end() == ([], -signal.SIGKILL)
     memory = opened()
     (record,) = memory.sessions()
-    assert letters(memory, record.id) == found
+    assert "".join(event.kind[0] for event in memory.archive.events(record.id)) == found
     with memory.session("t") as session:
         assert kinds(session) == reopened
-        assert [m.text for m in session.messages()[:7]] == [m.text for m in told(memory)]
+        assert [m.text for m in session.messages()[:7]] == told(memory)
         assert_whole(session)
         if "turn" in where and reopened != found:
             last = session.messages()[-1]
@@ -58,62 +104,53 @@ def test_killed_at_a_particular_place(
         Trace.of(session).assert_near(trace)
 
 
-def letters(memory: SleepMemory, session_id: str) -> str:
-    return "".join(event.kind[0] for event in memory.archive.events(session_id))
-
-
-def told(memory: SleepMemory) -> list[object]:
+def told(memory: SleepMemory) -> list[str | None]:
     with memory.session("another") as session:
         fill(session, 7)
-        return list(session.messages())
+        return [m.text for m in session.messages()]
 
 
-def kill(opened: Open, nap: Path, archive: Path, kills: int, seed: int) -> None:
-    delays = random.Random(seed)
+def kill(server: Server, opened: Open, nap: Path, archive: Path, kills: int, seed: int) -> None:
+    """Each time after some words, and a moment more."""
+    chance = random.Random(seed)
     said: dict[int, str] = {}
-    snapshots: list[str] = []
+    snapshots: set[str] = set()
     for _ in range(kills):
-        worker = child("work", nap, archive, "t")
-        assert worker.stdout is not None
-        lines = [worker.stdout.readline()]
-        time.sleep(delays.uniform(0.0, 0.6))
-        worker.send_signal(signal.SIGKILL)
-        rest, error = worker.communicate(timeout=250)
-        assert worker.returncode == -signal.SIGKILL, error
-        for line in [*lines, *rest.splitlines(keepends=True)]:
-            if not line.endswith("\n"):
-                continue  # killed while it spoke: that was not yet said
-            kind, *values = line.split(maxsplit=2)
+        pid = server.start("work", nap, archive, "t")
+        lines = [server.hear() for _ in range(chance.randint(1, 14))]
+        time.sleep(chance.uniform(0.0, 0.1))
+        os.kill(pid, signal.SIGKILL)
+        rest, status = server.until_the_end()
+        assert status == -signal.SIGKILL
+        for kind, value, *text in [*lines, *rest]:
             if kind == "event":
-                said[int(values[0])] = values[1].strip() if len(values) > 1 else ""
+                said[value] = text[0]
             else:
-                snapshots += values
+                snapshots.add(value)
         with opened().session("t") as session:
             check(session, said, snapshots)
     assert len(said) > 2 * kills
     assert snapshots
 
 
-def check(session: Session, said: dict[int, str], snapshots: list[str]) -> None:
-    log = {event.seq: event for event in events(session)}
-    for seq, text in said.items():
-        logged = log[seq].text or ""
-        assert (logged if log[seq].role == "user" else logged.encode().hex()) == text
-    history = session.history()
-    assert set(snapshots) <= {one.id for one in history}
+def check(session: Session, said: dict[int, str], snapshots: set[str]) -> None:
+    log = {event.seq: event.text for event in events(session)}
+    assert said.items() <= log.items()
+    assert snapshots <= {one.id for one in session.history()}
     assert_whole(session)
-    ends = stream_of(session).count(session._chat.end)
-    assert ends >= len([m for m in session.messages() if not m.data.get("open")])
+    turns = [m for m in session.messages() if not m.data.get("open")]
+    assert stream_of(session).count(session._chat.end) >= len(turns)
+    assert all(m.token_ids[-1] == session._chat.end for m in turns)
     session.ask("question", remember=False, max_new_tokens=4)
 
 
-def test_killed_at_any_moment(opened: Open, nap: Path, archive: Path) -> None:
-    kill(opened, nap, archive, kills=2, seed=1)
+def test_killed_at_any_moment(server: Server, opened: Open, nap: Path, archive: Path) -> None:
+    kill(server, opened, nap, archive, kills=6, seed=1)
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_many_times(opened: Open, nap: Path, archive: Path) -> None:
-    kill(opened, nap, archive, kills=40, seed=2)
+def test_killed_at_any_moment_many_times(server: Server, opened: Open, nap: Path, archive: Path) -> None:
+    kill(server, opened, nap, archive, kills=60, seed=2)
 
 
 def test_a_session_that_was_never_closed(opened: Open) -> None:
