@@ -43,7 +43,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(trigger=st.sampled_from(TRIGGERS), system=st.sampled_from([None, SYSTEM]))
     def begin(self, trigger: Any, system: str | None) -> None:
-        policy = SleepPolicy(trigger=trigger, passes=2, max_windows=4)
+        policy = SleepPolicy(trigger=trigger, passes=2, max_windows=8)
         self.memory = SleepMemory(self.nap, archive=self.folder / "memory.db", policy=policy)
         self.thread = "t"
         self.tools: list[Any] = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
 
 from agentsleep.memory import SleepMemory
 from agentsleep.policy import SleepPolicy
@@ -34,6 +37,16 @@ def together(works: Sequence[Callable[[], object]]) -> None:
         raise failed[0]
 
 
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as Python lets them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("restless")
 def test_threads_that_share_a_session_are_served_one_after_the_other(memory: SleepMemory) -> None:
     with memory.session() as session:
 
