@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentsleep.archive import Archive
+from agentsleep.archive import Archive, rows
 from agentsleep.backends import Backend, LiveWindow
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.memory import window as window_module
@@ -51,6 +51,8 @@ def interrupt(
         (Backend, "consolidate", "before", False),
         (Backend, "consolidate", "after", False),
         (Archive, "commit_snapshot", "before", False),
+        (rows, "move_head", "before", False),  # within the transaction: all of it or nothing
+        (rows, "move_head", "after", False),
         (Archive, "commit_snapshot", "after", True),  # stored, but the call did not return: the head has moved
         (LiveWindow, "__init__", "before", True),
     ],
