@@ -20,10 +20,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agentsleep.memory import Answer, Session, SleepMemory
+    from agentsleep.memory import Answer, Session, SleepMemory, Stats
     from agentsleep.policy import SleepPolicy
 
-__all__ = ["Answer", "Session", "SleepMemory", "SleepPolicy", "__version__"]
+__all__ = ["Answer", "Session", "SleepMemory", "SleepPolicy", "Stats", "__version__"]
 
 __version__ = "0.1.0"
 
@@ -32,6 +32,7 @@ _HOMES = {
     "Session": "agentsleep.memory",
     "SleepMemory": "agentsleep.memory",
     "SleepPolicy": "agentsleep.policy",
+    "Stats": "agentsleep.memory",
 }
 
 

@@ -11,6 +11,7 @@ from agentsleep.errors import SettingsError
 
 Unit = Literal["tokens", "messages", "fraction"]
 Clause: TypeAlias = "tuple[Unit, float]"
+Passes: TypeAlias = 'int | Literal["auto"]'
 Trigger: TypeAlias = "Clause | Mapping[Unit, float] | Sequence[Clause | Mapping[Unit, float]] | None"
 
 _UNITS = ("tokens", "messages", "fraction")
@@ -24,7 +25,10 @@ class SleepPolicy:
         trigger: sleep once the window holds this much: ``("fraction", 0.9)`` of its tokens, ``("tokens", 80)`` or
             ``("messages", 12)``. A list means *or*, a dict means *and*. None: only when the window would overflow,
             which always makes a session sleep.
-        passes: N of each sleep; None takes the model's own setting.
+        passes: N of each sleep; None takes the model's own setting; "auto" stops when a further pass leaves the answers
+            to the probes as they were.
+        max_passes: the most that "auto" makes; also N of a deep sleep's visits under "auto".
+        probes: questions of the user that "auto" has answered after each pass.
         max_windows: a message that would fill more windows than this is refused.
 
     Raises:
@@ -32,7 +36,9 @@ class SleepPolicy:
     """
 
     trigger: Trigger = ("fraction", 0.9)
-    passes: int | None = None
+    passes: Passes | None = None
+    max_passes: int = 8
+    probes: Sequence[str] = ()
     max_windows: int = 64
 
     def __post_init__(self) -> None:
@@ -41,9 +47,26 @@ class SleepPolicy:
                 raise SettingsError("an empty dict is no trigger; name a unit and an amount, or use None")
             for unit, amount in clause.items():
                 _check(unit, amount)
-        if self.passes is not None:
+        if isinstance(self.probes, str) or not isinstance(self.probes, Sequence):
+            raise SettingsError(f'probes is {self.probes!r}; it must be a sequence of texts, such as ("who ?",)')
+        for probe in self.probes:
+            if not isinstance(probe, str) or not probe.strip():
+                raise SettingsError(f"the probe {probe!r} is no question; give a text that is not blank")
+        object.__setattr__(self, "probes", tuple(self.probes))
+        if self.passes == "auto":
+            self.check_auto()
+        elif self.passes is not None:
             _check_count("passes", self.passes)
+        _check_count("max_passes", self.max_passes)
         _check_count("max_windows", self.max_windows)
+
+    def check_auto(self) -> None:
+        """Raises SettingsError where there are no probes by which passes="auto" could stop."""
+        if not self.probes:
+            raise SettingsError(
+                'passes is "auto", but the policy has no probes to tell when to stop; give it questions, '
+                'SleepPolicy(probes=("...",)), or a number of passes'
+            )
 
     def due(self, *, tokens: int, messages: int, window: int) -> bool:
         """Whether a window of ``window`` tokens that holds these tokens and messages is to be slept on."""

@@ -7,13 +7,14 @@ The exact rule. A window opens with a state (S, convolution tails). *Pass 1* rea
 positions from 0; its hidden states give the logits. Passes 2..N run the blocks again over all tokens of the window:
 their input is the fed-back hidden states, attention sees this pass's keys only, convolution tails start at zero, and
 S runs on. What crosses to the next window: S after pass N, and the convolution tails of pass 1. N = 1 is the ordinary
-pass.
+pass. Where eviction is sliding, the last keys of pass N cross too, and every pass sees those of the window before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from torch import Tensor
@@ -58,7 +59,14 @@ def check_depth(passes: int, rounds: int = 1) -> None:
             )
 
 
-def sleep(backbone: Backbone, ids: Tensor, state: FastWeights, *, passes: int, mask: Tensor | None = None) -> Slept:
+def sleep(
+    backbone: Backbone,
+    ids: Tensor,
+    state: FastWeights,
+    *,
+    passes: int,
+    mask: Tensor | None = None,
+) -> Slept:
     """Light sleep: ``passes`` passes over one window.
 
     Args:
@@ -71,13 +79,24 @@ def sleep(backbone: Backbone, ids: Tensor, state: FastWeights, *, passes: int, m
         SettingsError: passes below 1.
     """
     check_depth(passes)
+    for _, left in islice(passes_over(backbone, ids, state, mask), passes):
+        slept = left
+    return slept
+
+
+def passes_over(
+    backbone: Backbone, ids: Tensor, state: FastWeights, mask: Tensor | None = None
+) -> Iterator[tuple[Tensor, Slept]]:
+    """The passes over one window, each made when it is asked for, without end: the hidden states of pass i
+    ``[B, T, D]``, and what a sleep of i passes leaves."""
     embedded = backbone.embed(ids)
     hidden, running = backbone.blocks(embedded, state, mask)
     first, tails = hidden, running.only("conv")
-    for _ in range(passes - 1):
+    earlier = state.only("keys", "values", "seen")
+    while True:
+        yield hidden, Slept(first, running.merged(tails))
         fed_back = backbone.feed_back(hidden, embedded)
-        hidden, running = backbone.blocks(fed_back, running.only("recurrent"), mask)
-    return Slept(first, running.merged(tails))
+        hidden, running = backbone.blocks(fed_back, running.only("recurrent").merged(earlier), mask)
 
 
 def deep_sleep(
@@ -102,7 +121,7 @@ def deep_sleep(
         SettingsError: passes or rounds below 1.
     """
     check_depth(passes, rounds)
-    tails = state.only("conv")
+    tails = state.only("conv", "keys", "values", "seen")
     running = state
     for visit in range(rounds * len(windows)):
         ids, mask = windows[visit % len(windows)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agentsleep.errors import CheckpointDamaged
 
-Kind = Literal["recurrent", "conv"]
+Kind = Literal["recurrent", "conv", "keys", "values", "seen"]
 
 
 class FastWeights(Mapping[str, Tensor]):
@@ -22,6 +22,8 @@ class FastWeights(Mapping[str, Tensor]):
 
     ``layers.<i>.recurrent`` is S of layer i, ``[B, H, K, V]`` in fp32; ``layers.<i>.conv`` is the tail of its causal
     convolution, ``[B, D, W - 1]``. A missing name reads as zeros, so ``FastWeights()`` is the empty memory.
+    Where eviction is sliding, attention layer i leaves its last L - 1 ``keys`` and ``values`` ``[B, H, L-1, hd]``, not
+    rotated yet, and which of them were ``seen``, ``[B, L - 1]`` bool.
     The set is immutable, and no method changes a tensor in place.
     """
 
@@ -51,9 +53,9 @@ class FastWeights(Mapping[str, Tensor]):
         """A layer's tensor, or None where it is still zero."""
         return self._tensors.get(self.name(layer, kind))
 
-    def only(self, kind: Kind) -> FastWeights:
-        """The tensors of one kind; the others read as zeros."""
-        return FastWeights({name: t for name, t in self.items() if name.endswith(f".{kind}")})
+    def only(self, *kinds: Kind) -> FastWeights:
+        """The tensors of these kinds; the others read as zeros."""
+        return FastWeights({name: t for name, t in self.items() if name.rsplit(".", 1)[1] in kinds})
 
     def merged(self, other: Mapping[str, Tensor]) -> FastWeights:
         """A new set in which ``other`` takes precedence."""
@@ -98,8 +100,10 @@ class FastWeights(Mapping[str, Tensor]):
                 apart = a if a is not None else b
                 assert apart is not None
             else:
-                apart = a - b
-            largest[name] = float(apart.abs().max()) if apart.numel() else 0.0  # a kernel of width 1 has an empty tail
+                apart = a ^ b if a.dtype == torch.bool else a - b
+            largest[name] = (
+                float(apart.to(torch.float64).abs().max()) if apart.numel() else 0.0
+            )  # a kernel of width 1 has an empty tail
         return largest
 
     def save(self, metadata: Mapping[str, str] | None = None) -> bytes:

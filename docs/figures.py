@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from agentsleep.evals.intervals import wilson
+from agentsleep.reproduce.markdown import headlines, render
+from agentsleep.reproduce.plan import load_table, table_names
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
@@ -117,61 +119,33 @@ def _baselines(rows: Sequence[Document], depths: Sequence[int]) -> Iterable[tupl
         yield name, [rate(by_depth[depth]) if depth in by_depth else "" for depth in depths]
 
 
-# ------------------------------------------------------------------------------------------------- depo, rule 110
+# --------------------------------------------------------------------------------------------------- the evidence
 
 
-def raw(task: str) -> Callable[[Path], str]:
-    """Accuracy by depth of models that ``agentsleep train`` made: a row for each file eval-TASK-*.json and visit."""
+def evidence(name: str) -> Callable[[Path], str]:
+    """A table that ``agentsleep reproduce`` measured, with its picture."""
 
-    def render(evidence: Path) -> str:
-        files = sorted(evidence.glob(f"eval-{task}-*.json"))
-        documents = {path.stem.removeprefix(f"eval-{task}-"): load(path) for path in files}
-        measured = {name: document for name, document in documents.items() if document is not None}
-        if not measured:
-            return unmeasured(f"agentsleep eval {task} --model RUN --passes N --seed S --json")
-        depths = sorted({row["depth"] for document in measured.values() for row in document["results"]})
-        rows, sources = [], []
-        for name, document in measured.items():
-            visits: dict[tuple[int, int], dict[int, Document]] = {}
-            for row in document["results"]:
-                visits.setdefault((row["passes"], row["rounds"]), {})[row["depth"]] = row
-            for (n, r), by_depth in sorted(visits.items()):
-                cells = (by_depth.get(depth) for depth in depths)
-                shown = ["" if c is None else rate(c["accuracy"], c.get("interval")) for c in cells]
-                rows.append([name, f"{n}", f"{r}", *shown])
-            trained = load(evidence / f"record-{task}-{name}.json")
-            sources.append(f"- {name}: {_raw_source(task, document, sorted(visits))}{_trained(trained)}")
-        first = next(iter(measured.values()))
-        rows += [[name, "", "", *shown] for name, shown in _baselines(first["baselines"], depths) if name == "chance"]
-        head = ["model", "passes", "rounds", *(f"depth {depth}" for depth in depths)]
-        return f"{table(head, rows)}\n\n" + "\n".join(sources)
+    def render_table(folder: Path) -> str:
+        measured = load(folder / f"{name}.json")
+        if measured is None:
+            return unmeasured(f"agentsleep reproduce {name}")
+        made = load_table(name)
+        picture = f"![{made.title}](evidence/{name}.png)"
+        return f"{render(made, measured, heading=False).rstrip()}\n\n{picture}"
 
-    return render
+    return render_table
 
 
-def _raw_source(task: str, document: Document, visits: Sequence[tuple[int, int]]) -> str:
-    passes, rounds = (",".join(f"{value}" for value in sorted(set(values))) for values in zip(*visits, strict=True))
-    rebuilt = f"agentsleep eval {task} --model {document['model']} --passes {passes} --rounds {rounds}"
-    command = document.get("command") or f"{rebuilt} --seed {document['seed']} --json"
-    asked = min(row["questions"] for row in document["results"])
-    windows = document["difficulty"]["windows"]
-    return (
-        f"`{command}`, seed {document['seed']}, {windows} window{'s' * (windows > 1)}, at least {asked:,} questions a "
-        "depth, 95 % Wilson intervals"
-    )
-
-
-def _trained(record: Document | None) -> str:
-    """How a model came about, from its training record."""
-    if record is None:
-        return ""
-    made, rates = record["config"], f"{record['config']['muon_lr']:g} and {record['config']['adamw_lr']:g}"
-    visits = ", ".join(f"{v['passes']} x {v['rounds']}" for v in made["visits"])
-    return (
-        f". Trained at passes x rounds {visits}: {record['steps']:,} steps of {made['batch']} episodes, "
-        f"{record['minutes']:g} CPU minutes, learning rates {rates}, seed {record['seed']}, "
-        f"{record['parameters']:,} parameters"
-    )
+def headline(folder: Path) -> str:
+    """One line for each table: its best sleep beside the best baseline that was trained at N = 1."""
+    rows = []
+    for name in table_names():
+        measured = load(folder / f"{name}.json")
+        if measured is not None:
+            rows += [list(row) for row in headlines(load_table(name), measured)]
+    if not rows:
+        return unmeasured("agentsleep reproduce depo")
+    return table(["what is asked once every window is evicted", "sleep", "trained at N = 1", "seeds"], rows)
 
 
 # --------------------------------------------------------------------------------------------------------- speed
@@ -234,10 +208,10 @@ def nap_mini(record: Path) -> str:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "rota": rota,
-    "depo": raw("depo"),
-    "rule110": raw("rule110"),
     "wake": wake,
     "ops": ops,
+    "headline": headline,
+    **{f"evidence-{name}": evidence(name) for name in table_names()},
 }
 
 

@@ -332,9 +332,9 @@ def test_the_tables_are_what_the_files_say() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_readme_has_every_block() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    named = [found["name"] for found in FIGURES.BLOCK.finditer(readme)]
+def test_every_block_has_its_place() -> None:
+    pages = [ROOT / "README.md", ROOT / "docs" / "evidence.md"]
+    named = [found["name"] for page in pages for found in FIGURES.BLOCK.finditer(page.read_text(encoding="utf-8"))]
     assert sorted(named) == sorted(FIGURES.BLOCKS)
 
 
@@ -384,39 +384,39 @@ def test_the_rota_table_counts_only_facts_that_were_spread(tmp_path: Path) -> No
     assert "`0123456789ab`" in shown
 
 
-def test_each_trained_model_has_its_row(tmp_path: Path) -> None:
-    for name, accuracy in (("n1", 0.1), ("n4", 0.9)):
-        row = {
-            "passes": int(name[1]),
-            "rounds": 1,
-            "depth": 8,
-            "accuracy": accuracy,
-            "interval": [0, 1],
-            "questions": 9,
+def evidence_document() -> dict[str, Any]:
+    """Depo in one window: sleep at N = 4 over two seeds, and one run at N = 1."""
+
+    def run(arm: str, seed: int, passes: int, accuracy: float) -> dict[str, Any]:
+        row = {"part": "one-window", "windows": 1, "form": "plain", "passes": passes, "rounds": 1, "depth": 8}
+        return {
+            "arm": arm,
+            "label": f"the arm {arm}",
+            "scale": "small",
+            "seed": seed,
+            "machine": {"processor": "a processor", "torch": "2", "transformers": "5", "python": "3"},
+            "parameters": 1000,
+            "steps": 3706,
+            "minutes": 12.0,
+            "training_flops": 2 * 10**12,
+            "flops_per_token": {"1": 10**6, "4": 4 * 10**6},
+            "config": {"threads": 1, "device": "cpu"},
+            "rows": [{**row, "accuracy": accuracy, "questions": 100}],
         }
-        document = {
-            "model": f"runs/{name}/model",
-            "seed": 3,
-            "difficulty": {"windows": 1},
-            "results": [row],
-            "baselines": [{"name": "chance", "depth": 8, "accuracy": 0.0909}],
-        }
-        (tmp_path / f"eval-depo-{name}.json").write_text(json.dumps(document))
-    shown = FIGURES.BLOCKS["depo"](tmp_path)
-    assert "| n1 | 1 | 1 | 0.100<br><sub>0.000–1.000</sub> |" in shown
-    assert "| n4 | 4 | 1 | 0.900<br>" in shown
-    assert "| chance |  |  | 0.091 |" in shown
-    config = {"muon_lr": 5e-3, "adamw_lr": 2e-3, "batch": 32, "visits": [{"passes": 4, "rounds": 1, "weight": 1.0}]}
-    record = {"config": config, "steps": 3706, "minutes": 12.0, "seed": 0, "parameters": 253584}
-    (tmp_path / "record-depo-n4.json").write_text(json.dumps(record))
-    told = [line for line in FIGURES.BLOCKS["depo"](tmp_path).splitlines() if line.startswith("- n")]
-    assert "Trained" not in told[0]
-    assert (
-        "Trained at passes x rounds 4 x 1: 3,706 steps of 32 episodes, 12 CPU minutes, learning rates 0.005 and"
-        in told[1]
-    )
-    assert "- n4: `agentsleep eval depo --model runs/n4/model --passes 4 --rounds 1 --seed 3 --json`, seed 3" in shown
-    assert FIGURES.BLOCKS["rule110"](tmp_path).startswith("*not measured yet*")
+
+    runs = [run("depo1/random", 0, 4, 0.9), run("depo1/random", 1, 4, 0.94), run("depo1/n1", 0, 1, 0.1)]
+    return {"format": 1, "table": "depo", "runs": runs}
+
+
+def test_the_evidence_is_averaged_over_seeds(tmp_path: Path) -> None:
+    (tmp_path / "depo.json").write_text(json.dumps(evidence_document()))
+    shown = FIGURES.BLOCKS["evidence-depo"](tmp_path)
+    assert "| 0.920<br><sub>0.666–1.000</sub> | 2 |" in shown  # .92 +- 12.706 * .0283 / sqrt(2)
+    assert "| 0.100<br><sub>0.055–0.174</sub> | 1 |" in shown  # Wilson, 10 of 100
+    assert "| the arm depo1/n1 | `depo1/n1` | 1,000 | 3,706 | 12.0 | 2.0 | 1.00 | 4.00 |" in shown
+    assert "](evidence/depo.png)" in shown
+    assert "8 hops, N = 4 | 0.920<br>" in FIGURES.headline(tmp_path)
+    assert FIGURES.BLOCKS["evidence-rule110"](tmp_path).startswith("*not measured yet*")
 
 
 def test_speed_tables(tmp_path: Path) -> None:

@@ -91,10 +91,35 @@ def test_triggers_that_are_none(trigger: Any, said: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "4", True, math.nan])
-@pytest.mark.parametrize("name", ["passes", "max_windows"])
+@pytest.mark.parametrize("name", ["passes", "max_passes", "max_windows"])
 def test_counts_are_whole_numbers_of_at_least_one(name: str, value: Any) -> None:
     with pytest.raises(SettingsError, match=rf"{name} is {value!r}; it must be a whole number of at least 1"):
         SleepPolicy(**{name: value})
+
+
+def test_auto_needs_probes() -> None:
+    policy = SleepPolicy(passes="auto", probes=["who comes 1 after bob ?"])
+    assert (policy.passes, policy.max_passes, policy.probes) == ("auto", 8, ("who comes 1 after bob ?",))
+    with pytest.raises(SettingsError, match=r'passes is "auto", but the policy has no probes.*SleepPolicy\(probes='):
+        SleepPolicy(passes="auto")
+    assert SleepPolicy(probes=("who ?",)).passes is None  # for sleeps that ask for it
+    with pytest.raises(SettingsError, match=r"passes is 'Auto'"):
+        SleepPolicy(passes="Auto", probes=("who ?",))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("probes", "said"),
+    [
+        ("who ?", r"probes is 'who \?'; it must be a sequence of texts"),
+        (None, r"probes is None; it must be a sequence of texts"),
+        (("who ?", ""), r"the probe '' is no question"),
+        ((" \n",), r"the probe ' \\n' is no question"),
+        ((3,), r"the probe 3 is no question"),
+    ],
+)
+def test_probes_that_are_none(probes: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        SleepPolicy(passes="auto", probes=probes)
 
 
 def test_max_windows_is_never_none() -> None:

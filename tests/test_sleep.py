@@ -87,6 +87,39 @@ def test_deep_sleep_visit_by_visit() -> None:
     assert visited == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
+class Keeping(Counting):
+    """Keeps keys as well: the last input, and what the keys of the state were that a pass was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saw: list[float | None] = []
+
+    def blocks(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
+        keys = state.of(0, "keys")
+        self.saw.append(None if keys is None else float(keys))
+        after, left = super().blocks(hidden, state, mask)
+        return after, left.merged({f"layers.0.{kind}": hidden[:, -1:] for kind in ("keys", "values", "seen")})
+
+
+def test_every_pass_sees_the_keys_of_the_window_before() -> None:
+    backbone = Keeping()
+    first = sleep(backbone, torch.tensor([[1]]), FastWeights(), passes=2)
+    second = sleep(backbone, torch.tensor([[5]]), first.state, passes=3)
+    assert backbone.saw == [None, None, 102.0, 102.0, 102.0]  # those of the last pass, 101 + 1
+    assert number(second.state, "keys") == 215.0  # into the third pass: 5, 105 + 5, 210 + 5
+    assert number(second.state, "conv") == 5.0
+
+
+def test_a_deep_sleep_leaves_the_keys_that_it_came_with() -> None:
+    backbone = Keeping()
+    came = sleep(backbone, torch.tensor([[1]]), FastWeights(), passes=1).state
+    backbone.saw.clear()
+    windows = [(torch.tensor([[2]]), None), (torch.tensor([[3]]), None)]
+    left = deep_sleep(backbone, windows, came, passes=2, rounds=2)
+    assert backbone.saw == [None] * 8
+    assert number(left, "keys") == number(left, "seen") == number(came, "keys") == 1.0
+
+
 def test_deep_sleep_over_nothing_changes_nothing() -> None:
     state = opening(3.0, 4.0)
     after = deep_sleep(Counting(), [], state, passes=4, rounds=3)

@@ -55,10 +55,11 @@ def test_gradient_of_the_state_it_starts_from(rule: str, feedback: str) -> None:
         assert float(gradient.abs().max()) > 1e-3
 
 
+@pytest.mark.parametrize("eviction", ["hard", "sliding"])
 @pytest.mark.parametrize("pattern", ["as", "sas"])
 @pytest.mark.parametrize("rule", RULES)
-def test_gradient_of_every_weight(rule: str, pattern: str) -> None:
-    model = precise(pattern, rule, **SMALL)
+def test_gradient_of_every_weight(rule: str, pattern: str, eviction: str) -> None:
+    model = precise(pattern, rule, sleep_eviction=eviction, sleep_window=4, **SMALL)
     state = some_state(model, 2)
     windows = [tokens(2, 5), tokens(2, 3)]
     two_windows(model, state, windows, None).backward()

@@ -81,6 +81,28 @@ def test_only_and_merged() -> None:
     assert list(merged) == sorted(merged)
 
 
+def test_what_an_attention_layer_leaves() -> None:
+    kept = {
+        "layers.0.keys": torch.randn(2, 1, 3, 4),
+        "layers.0.values": torch.randn(2, 1, 3, 4),
+        "layers.0.seen": torch.tensor([[False, True, True], [True, True, True]]),
+    }
+    state = FastWeights({**kept, "layers.1.recurrent": torch.ones(2, 1, 2, 2), "layers.1.conv": torch.ones(2, 4, 3)})
+    assert same(state.only("keys", "values", "seen"), FastWeights(kept))
+    assert list(state.only("recurrent", "seen")) == ["layers.0.seen", "layers.1.recurrent"]
+    assert len(state.only()) == 0
+    assert same(state.only("keys", "values", "seen", "recurrent", "conv"), state)
+    assert state.of(0, "seen") is kept["layers.0.seen"]
+    assert state.norm() == pytest.approx(8**0.5)  # keys are no fast weights
+    assert state.is_finite()
+    assert state.diff(state) == dict.fromkeys(state, 0.0)
+    other = state.merged({"layers.0.seen": torch.ones(2, 3, dtype=torch.bool)})
+    assert state.diff(other) == other.diff(state) == dict.fromkeys(state, 0.0) | {"layers.0.seen": 1.0}
+    assert state.diff(state.only("recurrent"))["layers.0.seen"] == 1.0
+    assert same(FastWeights.load(state.save()), state)
+    assert state.rows(torch.tensor([0]))["layers.0.seen"].tolist() == [[False, True, True]]
+
+
 def test_rows() -> None:
     state = some()
     picked = state.rows(torch.tensor([2, 0, 2]))

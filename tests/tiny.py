@@ -61,7 +61,7 @@ def tokens(*shape: int) -> Tensor:
 def some_state(model: NapForCausalLM, batch: int = 1, scale: float = 0.5) -> FastWeights:
     """Random fast weights and convolution tails, as if something had been read before."""
     _, state = model.blocks(model.embed(torch.zeros(batch, 1, dtype=torch.long)), FastWeights())
-    return FastWeights({name: torch.randn_like(t) * scale for name, t in state.items()})
+    return FastWeights({name: torch.randn_like(t) * scale if t.is_floating_point() else t for name, t in state.items()})
 
 
 def in_cache(model: NapForCausalLM, state: FastWeights) -> DynamicCache:

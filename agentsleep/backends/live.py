@@ -55,6 +55,10 @@ class LiveWindow:
         """What the window leaves behind after ``passes`` passes; the window itself stays as it is."""
         return self.backend.consolidate(self.ids, self.opened, passes)
 
+    def sleep_until(self, probes: Sequence[list[int]], max_passes: int) -> tuple[FastWeights, int, int]:
+        """The same with as many passes as probes ask for, see :meth:`Backend.consolidate_until`."""
+        return self.backend.consolidate_until(self.ids, self.opened, probes, max_passes)
+
     def fork(self) -> LiveWindow:
         """A window that goes on from here and leaves this one alone."""
         twin = copy.copy(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -14,7 +15,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from agentsleep.errors import CheckpointDamaged, CheckpointMissing
+from agentsleep.auto import sleep_until
+from agentsleep.errors import CheckpointDamaged, CheckpointMissing, SettingsError
 from agentsleep.models.nap import NapConfig, NapForCausalLM
 from agentsleep.sleep import sleep
 from agentsleep.state import FastWeights
@@ -45,6 +47,8 @@ class Backend:
         architecture = self.config.to_diff_dict()
         for name in (*_USAGE, "transformers_version", "dtype", "architectures"):
             architecture.pop(name, None)
+        if architecture.get("sleep_eviction") == "hard":  # once the only one there was: fingerprints stay as they were
+            del architecture["sleep_eviction"]
         whole.update(json.dumps(architecture, sort_keys=True, default=str).encode())
         spelling = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for name in ("padding", "truncation"):  # whoever used the tokenizer last has left them there
@@ -56,6 +60,19 @@ class Backend:
         """The canonical sleep on one window: batch 1, all its tokens in one forward from the state it opened with."""
         with torch.inference_mode():
             return sleep(self.model, torch.tensor([ids]), state, passes=passes).state.clone()
+
+    def consolidate_until(
+        self, ids: list[int], state: FastWeights, probes: Sequence[list[int]], max_passes: int
+    ) -> tuple[FastWeights, int, int]:
+        """The same with as many passes as the probes ask for, see :func:`agentsleep.auto.sleep_until`.
+
+        Returns:
+            What :meth:`consolidate` gives for the passes found, these passes, and the tokens that the probes read.
+        """
+        with torch.inference_mode():
+            asked = [(torch.tensor([probe]), None) for probe in probes]
+            found = sleep_until(self.model, torch.tensor([ids]), state, probes=asked, max_passes=max_passes)
+            return found.slept.state.clone(), found.passes, found.probe_tokens
 
 
 def shipped_model() -> Path:
@@ -69,6 +86,7 @@ def load_backend(model: str | Path | None = None) -> Backend:
     Raises:
         CheckpointMissing: no checkpoint there.
         CheckpointDamaged: it cannot be read, or is no nap model.
+        SettingsError: its eviction is sliding; the live memory evicts hard.
     """
     path = shipped_model() if model is None else Path(model).expanduser()
     if not (path / "config.json").is_file():
@@ -86,6 +104,11 @@ def load_backend(model: str | Path | None = None) -> Backend:
         raise
     except Exception as error:  # json, safetensors, tokenizers and torch each raise kinds of their own
         raise CheckpointDamaged(f"the checkpoint at {path} cannot be read ({error}); copy it there again") from error
+    if (kept := loaded.config.sleep_eviction) != "hard":
+        raise SettingsError(
+            f"the model at {path} has sleep_eviction {kept!r}, but the live memory evicts hard: "
+            "it keeps no keys of a window that was slept on; give a model that was trained with sleep_eviction 'hard'"
+        )
     return Backend(loaded, _checked(path, tokenizer, loaded.config))
 
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from agentsleep.cli import bench, bench_wake, demo, doctor, eval, eval_rota, snapshots, train
+from agentsleep.cli import bench, bench_wake, demo, doctor, eval, eval_gsm, eval_rota, reproduce, snapshots, train
 from agentsleep.cli.app import app, main
 
-__all__ = ["app", "bench", "bench_wake", "demo", "doctor", "eval", "eval_rota", "main", "snapshots", "train"]
+__all__ = [
+    "app",
+    "bench",
+    "bench_wake",
+    "demo",
+    "doctor",
+    "eval",
+    "eval_gsm",
+    "eval_rota",
+    "main",
+    "reproduce",
+    "snapshots",
+    "train",
+]

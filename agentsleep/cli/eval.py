@@ -48,6 +48,34 @@ def rule110(
     _eval_raw("rule110", model, passes, rounds, questions, seed, threads, as_json)
 
 
+@eval_app.command("lexicon")
+def lexicon(
+    model: Model,
+    passes: Passes = "1,2,4",
+    rounds: Rounds = "1",
+    questions: Questions = 2000,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """New words that are defined by words, asked after their definitions were evicted."""
+    _eval_raw("lexicon", model, passes, rounds, questions, seed, threads, as_json)
+
+
+@eval_app.command("retention")
+def retention(
+    model: Model,
+    passes: Passes = "1,2,4",
+    rounds: Rounds = "1",
+    questions: Questions = 2000,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Facts, asked after later windows were slept on too."""
+    _eval_raw("retention", model, passes, rounds, questions, seed, threads, as_json)
+
+
 def _eval_raw(
     task_name: str, folder: Path, passes: str, rounds: str, questions: int, seed: int, threads: int, as_json: bool
 ) -> None:
@@ -77,6 +105,7 @@ def _eval_raw(
             rounds=r,
             questions=questions,
             seed=seed,
+            eviction=config.eviction,
             progress=progress,
         )
     document: dict[str, Any] = {"model": str(directory), **measured}

@@ -27,6 +27,33 @@ def bar(console: Console, what: str) -> Iterator[Callable[[float], None]]:
         yield lambda part: progress.update(task, completed=part)
 
 
+@contextmanager
+def steps(console: Console, whole: str) -> Iterator[tuple[Callable[[str, float], None], Callable[[float], None]]]:
+    """Two bars: the step in hand, told as (what it does, the part that is done), and the whole.
+
+    Where there is no terminal, a line whenever another tenth of a step is done, or the whole has moved on.
+    """
+    progress = _bar(console)
+    step, all_of_it = progress.add_task("", total=1.0), progress.add_task(whole, total=1.0)
+    if not console.is_terminal:
+        last = ("", -1)
+
+        def line_of_step(what: str, part: float) -> None:
+            nonlocal last
+            now = (what.split(":")[0], int(10 * part))
+            if now != last:
+                console.print(f"{what} ({part:.0%})", markup=False, soft_wrap=True)
+            last = now
+
+        yield line_of_step, lambda part: console.print(f"{whole}: {part:.0%} done", markup=False)
+        return
+    with progress:
+        yield (
+            lambda what, part: progress.update(step, description=what, completed=part),
+            lambda part: progress.update(all_of_it, completed=part),
+        )
+
+
 class TrainingDisplay:
     """Loss and accuracy per depth while a run goes on; a context manager."""
 

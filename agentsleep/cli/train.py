@@ -12,6 +12,7 @@ import typer
 
 from agentsleep.cli.app import INTERRUPTED, AsJson, Invocation, app, complain, console, emit, quiet_transformers
 from agentsleep.errors import SettingsError
+from agentsleep.training.presets import task_names
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,7 @@ FINAL_QUESTIONS = 400  # of every depth, in the evaluation that goes into the re
 @app.command()
 def train(
     context: typer.Context,
-    task: Annotated[str, typer.Argument(help="depo, rule110 or rota.")],
+    task: Annotated[str, typer.Argument(help=f"One of {', '.join(task_names())}.")],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
     config: Annotated[
         str | None, typer.Option(help="A TOML file, or the name of a preset such as depo-n1; by default TASK's preset.")
@@ -195,6 +196,7 @@ def _finish(trainer: Trainer, remarks: Console) -> dict[str, Any]:
             rounds=sorted({visit.rounds for visit in visits}),
             questions=FINAL_QUESTIONS,
             seed=trainer.config.seed,
+            eviction=trainer.config.eviction,
             progress=progress,
         )
     run = saved_run(trainer.out)

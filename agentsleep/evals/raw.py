@@ -14,7 +14,7 @@ from agentsleep.evals.intervals import wilson
 from agentsleep.models.nap import NapForCausalLM
 from agentsleep.sleep import check_depth
 from agentsleep.tasks.base import Batch, Difficulty, Task
-from agentsleep.training.episode import Outcome, read_batch
+from agentsleep.training.episode import read_batch
 
 EPISODES = 32  # a batch: small enough for any machine
 FRESH = 0x6672657368  # told apart by this, an evaluation never draws the episodes of a training run of the same seed
@@ -32,6 +32,7 @@ def evaluate_task(
     rounds: Sequence[int] = (1,),
     questions: int = 2000,
     seed: int = 0,
+    eviction: str = "window",
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
     """Accuracy by depth for every (passes, rounds), all on the same episodes.
@@ -40,11 +41,13 @@ def evaluate_task(
         difficulty: how many windows, how deep, which form.
         questions: at least so many of every depth.
         seed: of the episodes, at least 0.
+        eviction: as for :func:`agentsleep.training.episode.read_batch`.
         progress: called after every batch with the part that is done, 0 to 1.
 
     Returns:
         ``{"task", "difficulty", "seed", "episodes", "results", "baselines"}``. A result is ``{"passes", "rounds",
-        "depth", "accuracy", "interval", "questions"}`` with the 95 % Wilson interval. Baselines have a ``name`` in
+        "depth", "accuracy", "interval", "questions", "exact", "episodes"}`` with the 95 % Wilson interval; exact is the
+        part of the episodes in which all answers of that depth are right. Baselines have a ``name`` in
         place of passes and rounds: ``chance`` (computed, without interval), ``best-constant`` (the most frequent answer
         to all questions of a depth), ``state-reset`` (the same model, the questions asked from an empty state).
 
@@ -63,6 +66,7 @@ def evaluate_task(
         raise SettingsError(f"the depth is {difficulty.depth}; {task.name} asks from depth {min(task.depths)} on")
     grid = [(n, r) for n in passes for r in rounds]
     tallies: dict[tuple[int, int], Tally] = {visit: _tally() for visit in grid}
+    whole: dict[tuple[int, int], Tally] = {visit: _tally() for visit in grid}
     reset = _tally()
     answers: dict[int, Counter[int]] = defaultdict(Counter)
     rng = np.random.default_rng([seed, FRESH])
@@ -72,11 +76,13 @@ def evaluate_task(
     try:
         with torch.inference_mode():
             while least < questions:
-                batch = task.batch(rng, EPISODES, difficulty)
+                batch = task.batch(rng, EPISODES, difficulty).to(str(model.device))
                 for n, r in grid:
-                    _count(tallies[n, r], read_batch(model, batch, passes=n, rounds=r))
+                    outcome = read_batch(model, batch, passes=n, rounds=r, eviction=eviction)
+                    _count(tallies[n, r], outcome.hits())
+                    _count(whole[n, r], outcome.exact())
                 blank = Batch(context=[], questions=batch.questions)
-                _count(reset, read_batch(model, blank, passes=max(passes)))
+                _count(reset, read_batch(model, blank, passes=max(passes)).hits())
                 for window in batch.questions:
                     for depth, label in zip(
                         window.depth[window.depth > 0].tolist(), window.labels[window.depth > 0].tolist(), strict=True
@@ -91,7 +97,11 @@ def evaluate_task(
                     progress(min(1.0, least / questions))
     finally:
         model.train(was_training)
-    results = [{"passes": n, "rounds": r, "depth": d, **_measured(*tallies[n, r][d])} for n, r in grid for d in depths]
+    results = [
+        {"passes": n, "rounds": r, "depth": d, **_measured(*tallies[n, r][d]), **_exact(*whole[n, r][d])}
+        for n, r in grid
+        for d in depths
+    ]
     chance = [{"name": "chance", "depth": d, "accuracy": task.chance()} for d in depths]
     constant = [
         {"name": "best-constant", "depth": d, **_measured(max(answers[d].values()), answers[d].total())} for d in depths
@@ -111,8 +121,8 @@ def _tally() -> Tally:
     return defaultdict(lambda: [0, 0])
 
 
-def _count(tally: Tally, outcome: Outcome) -> None:
-    for depth, (right, asked) in outcome.hits().items():
+def _count(tally: Tally, hits: dict[int, tuple[int, int]]) -> None:
+    for depth, (right, asked) in hits.items():
         tally[depth][0] += right
         tally[depth][1] += asked
 
@@ -120,3 +130,7 @@ def _count(tally: Tally, outcome: Outcome) -> None:
 def _measured(right: int, asked: int) -> dict[str, Any]:
     low, high = wilson(right, asked)
     return {"accuracy": right / asked, "interval": [low, high], "questions": asked}
+
+
+def _exact(right: int, episodes: int) -> dict[str, Any]:
+    return {"exact": right / episodes, "episodes": episodes}

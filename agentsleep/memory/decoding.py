@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from agentsleep.backends import LiveWindow
 from agentsleep.errors import SettingsError
+from agentsleep.memory.depth import Depth, consolidate
 from agentsleep.tokens import decode_text
 
 _SEEDS = range(-(2**63), 2**64)  # what torch takes
@@ -30,12 +31,12 @@ class Reader(Protocol):
 class Scratch:
     """A reader whose sleeps stay in memory: for questions that leave no trace."""
 
-    def __init__(self, window: LiveWindow, pinned: Sequence[int], passes: int) -> None:
-        self.window, self._pinned, self._passes = window, pinned, passes
+    def __init__(self, window: LiveWindow, pinned: Sequence[int], depth: Depth) -> None:
+        self.window, self._pinned, self._depth = window, pinned, depth
 
     def make_room(self) -> None:
         """Sleeps without storing anything."""
-        self.window = LiveWindow(self.window.backend, self.window.sleep(self._passes))
+        self.window = LiveWindow(self.window.backend, consolidate(self.window, self._depth).state)
         self.window.read(self._pinned)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,31 @@ def replay(backend: Backend, events: Iterable[Event]) -> FastWeights:
         elif event.kind == "deep_sleep":
             state = deep(backend, windows[mark["first"] :], state, mark["passes"], mark["rounds"])
     return state
+
+
+@dataclass(frozen=True)
+class Tally:
+    """deep: deep sleeps so far.  passes: passes over windows in all sleeps so far. Each mark carries it on."""
+
+    deep: int = 0
+    passes: int = 0
+
+    @classmethod
+    def of(cls, mark: Any, events: Callable[[], Iterable[Event]]) -> Tally:
+        """As a mark has it; counted from the log, ``events``, where the mark is from before there were tallies."""
+        if "tally" in mark:
+            return cls(**mark["tally"])
+        marks: list[Any] = [event.data for event in events() if event.kind != "tokens"]
+        passes = sum(mark["passes"] * mark.get("rounds", 1) * mark.get("windows", 1) for mark in marks)
+        return cls(sum("rounds" in mark for mark in marks), passes)
+
+    def light(self, passes: int) -> Tally:
+        """With one more light sleep."""
+        return Tally(self.deep, self.passes + passes)
+
+    def deeper(self, passes: int, rounds: int, windows: int) -> Tally:
+        """With one more deep sleep."""
+        return Tally(self.deep + 1, self.passes + passes * rounds * windows)
 
 
 def environment() -> dict[str, str | int]:

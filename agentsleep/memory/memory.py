@@ -13,6 +13,7 @@ from agentsleep.archive import Archive, Scope, SessionRecord, Snapshot, default_
 from agentsleep.backends import load_backend
 from agentsleep.chat import Chat
 from agentsleep.errors import CheckpointDamaged, FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
+from agentsleep.memory.depth import questions
 from agentsleep.memory.session import Session
 from agentsleep.memory.toolbox import Tool, Toolbox
 from agentsleep.policy import SleepPolicy
@@ -30,6 +31,7 @@ class SleepMemory:
 
     Raises:
         CheckpointMissing, CheckpointDamaged: the model cannot be loaded.
+        SettingsError: a probe of the policy takes more than half of a window.
         ArchiveError: the archive cannot be opened.
     """
 
@@ -46,6 +48,7 @@ class SleepMemory:
         except InputError as error:
             raise CheckpointDamaged(f"the model {model or 'that is shipped'} cannot speak: {error}") from error
         self.policy = policy or SleepPolicy()
+        self.probes = questions(self.chat, self.policy.probes, self.backend.config.sleep_window)
         self.archive = Archive(default_archive() if archive is None else archive)
 
     @property

@@ -11,13 +11,16 @@ from agentsleep.archive import Event, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
 from agentsleep.chat import Role
 from agentsleep.errors import ArchiveError, SettingsError, SleepFailed
+from agentsleep.gauge import saturation
 from agentsleep.memory.decoding import Sampling, feed, write
+from agentsleep.memory.depth import Probing
 from agentsleep.memory.desk import Desk
 from agentsleep.memory.lineage import replay
 from agentsleep.memory.stream import Stream
 from agentsleep.memory.turn import Turn
 from agentsleep.memory.values import Answer, Stats
 from agentsleep.memory.window import OpenWindow
+from agentsleep.policy import Passes
 from agentsleep.sleep import check_depth
 from agentsleep.state import FastWeights
 
@@ -43,6 +46,7 @@ class Session:
     ) -> None:
         self._backend, self._chat, self._archive = memory.backend, memory.chat, memory.archive
         self.id, self.scope = record.id, record.scope
+        self._policy = memory.policy
         self._desk = Desk(memory, record, timeout)
         try:
             self.pin(system=system, tools=tools)
@@ -100,7 +104,7 @@ class Session:
         return [e for e in self._archive.events(self.id) if e.kind == "tokens" and e.token_ids]
 
     def stats(self) -> Stats:
-        """The session in numbers."""
+        """The session in numbers. Writes nothing, and costs the same after any history."""
         reading = self._desk.look()
         state = reading.window.opened
         return Stats(
@@ -111,6 +115,9 @@ class Session:
             snapshots=reading.number,
             state_bytes=state.nbytes,
             norm=state.norm(),
+            deep_sleeps=reading.tally.deep,
+            passes=reading.tally.passes,
+            saturation=saturation(state),
         )
 
     # What it hears and says
@@ -238,14 +245,15 @@ class Session:
         self,
         *,
         deep: bool = False,
-        passes: int | None = None,
+        passes: Passes | None = None,
         rounds: int | None = None,
         windows: int | None = None,
     ) -> Snapshot | None:
         """Light sleep on the open window; with ``deep``, archived windows are then read again from the log.
 
         Args:
-            passes: N of every visit; None takes the policy's, else the model's.
+            passes: N of every visit; None takes the policy's, else the model's. "auto": as many as the policy's probes
+                ask for; every visit of a deep sleep then makes the policy's ``max_passes``.
             rounds: how often a deep sleep reads every archived window; None takes the model's setting.
             windows: how many archived windows a deep sleep reads, the newest; None means all.
 
@@ -253,17 +261,20 @@ class Session:
             The new snapshot; None where there was nothing to sleep on.
 
         Raises:
-            SettingsError: passes, rounds or windows below 1.
+            SettingsError: passes, rounds or windows below 1; "auto" without probes in the policy.
             SleepFailed: the result was not usable; the old state stays in place.
         """
         rounds = self._backend.config.sleep_rounds if rounds is None else rounds
-        check_depth(1 if passes is None else passes, rounds)
+        if passes == "auto":
+            self._policy.check_auto()
+        check_depth(1 if passes is None or passes == "auto" else passes, rounds)
         if windows is not None and (isinstance(windows, bool) or not isinstance(windows, int) or windows < 1):
             raise SettingsError(f"windows is {windows!r}; a deep sleep reads a whole number of at least 1")
         with self._desk.using() as reading:
-            passes = reading.passes if passes is None else passes
-            light = reading.sleep("asked", passes)
-            return (reading.sleep_deep(passes, rounds, windows) or light) if deep else light
+            depth = reading.depth(passes)
+            light = reading.sleep("asked", depth)
+            most = depth.max_passes if isinstance(depth, Probing) else depth
+            return (reading.sleep_deep(most, rounds, windows) or light) if deep else light
 
     def replay(self) -> FastWeights:
         """Computes the head's state again from the event log: bit-equal in an equal environment."""

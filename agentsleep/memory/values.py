@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentsleep.chat import ToolCall
+from agentsleep.gauge import Saturation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,12 @@ class Answer:
 @dataclass(frozen=True, kw_only=True)
 class Stats:
     """A session in numbers. ``window_tokens`` counts what the open window holds, pinned text included; ``tokens`` what
-    was ever said in the session; ``state_bytes`` and ``norm`` describe the fast weights."""
+    was ever said in the session; ``state_bytes``, ``norm`` and ``saturation`` describe the fast weights that the window
+    opened with.
+
+    snapshots: sleeps that these fast weights descend from, ``deep_sleeps`` of them deep, the others light.
+    passes: passes over windows in all these sleeps; a deep sleep makes ``passes`` times ``rounds`` over each window.
+    """
 
     window_tokens: int
     window_capacity: int
@@ -40,3 +46,11 @@ class Stats:
     snapshots: int
     state_bytes: int
     norm: float
+    deep_sleeps: int
+    passes: int
+    saturation: Saturation
+
+    @property
+    def light_sleeps(self) -> int:
+        """Sleeps on an open window."""
+        return self.snapshots - self.deep_sleeps

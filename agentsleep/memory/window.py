@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from agentsleep.archive import JSON, Event, NewEvent, Scope, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
 from agentsleep.chat import Role
 from agentsleep.errors import MessageTooLong, SleepFailed
+from agentsleep.gauge import saturation
 from agentsleep.memory.decoding import Sampling, Scratch, feed, write
-from agentsleep.memory.lineage import deep, environment, slept_windows
+from agentsleep.memory.depth import Depth, Probing, consolidate
+from agentsleep.memory.lineage import Tally, deep, environment, slept_windows
 from agentsleep.memory.pins import Pins
 from agentsleep.memory.values import Answer
+from agentsleep.policy import Passes
 from agentsleep.state import FastWeights
 from agentsleep.tokens import decode_text
 
@@ -34,16 +38,17 @@ class OpenWindow:
 
     def __init__(self, memory: SleepMemory, session_id: str, scope: Scope) -> None:
         self._backend, self._chat = memory.backend, memory.chat
-        self._archive, self._policy = memory.archive, memory.policy
+        self._archive, self._policy, self._probes = memory.archive, memory.policy, memory.probes
         self._id = session_id
         record = self._archive.session(session_id)
         self._events, self._logged = record.events, record.tokens
         self._pending: list[int] = []  # of a turn that is being written: read, but not yet in the log
         self._turn_logged = False  # whether a sleep has put the beginning of that turn into the log
         self.head: Snapshot | None = None
-        state, mark = FastWeights(), dict[str, Any](stop=0, next_seq=0, pins_seq=None, number=0)
+        state, mark = FastWeights(), dict[str, Any](stop=0, next_seq=0, pins_seq=None, number=0, tally={})
         if record.head is not None:
             state, mark = self._read_head(record, scope)
+        self.tally = Tally.of(mark, lambda: self._archive.events(session_id))
         self.number: int = mark["number"]  # snapshots that the head descends from, itself included
         self._start: int = mark["stop"]  # tokens of the log before this window
         events = self._archive.events(session_id, mark["next_seq"])
@@ -65,10 +70,12 @@ class OpenWindow:
         """Tokens ever said in the session."""
         return self._logged + len(self._pending)
 
-    @property
-    def passes(self) -> int:
-        """N of a sleep for which the caller names none."""
-        return self._policy.passes or self._backend.config.sleep_passes
+    def depth(self, passes: Passes | None = None) -> Depth:
+        """How deep a sleep is: as the caller says, else the policy, else the model."""
+        said = passes or self._policy.passes or self._backend.config.sleep_passes
+        if said != "auto":
+            return said
+        return Probing(tuple([*self.pinned, *probe] for probe in self._probes), self._policy.max_passes)
 
     @property
     def empty(self) -> int:
@@ -138,7 +145,7 @@ class OpenWindow:
 
     def aside(self) -> Scratch:
         """A fork in memory."""
-        return Scratch(self.window.fork(), self.pinned, self.passes)
+        return Scratch(self.window.fork(), self.pinned, self.depth())
 
     def write(self, sampling: Sampling) -> Iterator[int]:
         """Writes the assistant's turn token by token; :meth:`end_turn` is to follow, however it ends."""
@@ -203,21 +210,21 @@ class OpenWindow:
     def sleep_if_due(self, more: int = 0) -> None:
         """Sleeps if the policy wants it, now or before a message of ``more`` tokens."""
         if self.due(more):
-            self.sleep("policy", self.passes)
+            self.sleep("policy", self.depth())
 
     def make_room(self) -> None:
         """Sleeps because the window is full."""
-        self.sleep("overflow", self.passes)
+        self.sleep("overflow", self.depth())
 
-    def sleep(self, reason: str, passes: int) -> Snapshot | None:
+    def sleep(self, reason: str, depth: Depth) -> Snapshot | None:
         """Light sleep: compute, store, move the head, and only then open the next window. None if nothing was read."""
         content = len(self.window) - len(self.pinned)
         if content <= 0:
             return None
         began = time.perf_counter()
-        state = self.window.sleep(passes)
+        state, passes, probe_tokens = consolidate(self.window, depth)
         ms = 1000 * (time.perf_counter() - began)
-        events = []
+        events, tally = [], self.tally.light(passes)
         if self._pending:  # a turn that is still being written; its end follows behind the mark
             part = {"generated": True, "open": True}
             events.append(NewEvent(kind="tokens", role="assistant", token_ids=tuple(self._pending), data=part))
@@ -231,11 +238,14 @@ class OpenWindow:
             "next_seq": unread[0].seq if unread else self._events + len(events) + 1,
             "number": self.number + 1,
             "passes": passes,
+            "tally": asdict(tally),
             "reason": reason,
             "open_turn": bool(self._pending),
         }
         events.append(NewEvent(kind="sleep", data=mark))
-        snapshot = self._commit(state, events, passes, 1, reason, "light", ms, content)
+        metrics = {"ms": ms, "tokens": content} | ({"probe_tokens": probe_tokens} if probe_tokens else {})
+        snapshot = self._commit(state, events, passes, 1, reason, "light", metrics)
+        self.tally = tally
         self._turn_logged, self._pending = self._turn_logged or bool(self._pending), []
         self._heard, self._start = unread, stop
         self._enter(state, ())
@@ -251,20 +261,22 @@ class OpenWindow:
         began = time.perf_counter()
         state = deep(self._backend, archived[first:], self.window.opened, passes, rounds)
         ms = 1000 * (time.perf_counter() - began)
+        tally = self.tally.deeper(passes, rounds, len(archived) - first)
         mark: dict[str, JSON] = {
             "first": first,
             "windows": len(archived) - first,
             "passes": passes,
             "rounds": rounds,
+            "tally": asdict(tally),
             "stop": self._start,
             "pins_seq": self._pins_seq,
             "next_seq": self._events + 1,
             "number": self.number + 1,
         }
         read = rounds * sum(len(window.ids) for window in archived[first:])
-        snapshot = self._commit(
-            state, [NewEvent(kind="deep_sleep", data=mark)], passes, rounds, "asked", "deep", ms, read
-        )
+        event = NewEvent(kind="deep_sleep", data=mark)
+        snapshot = self._commit(state, [event], passes, rounds, "asked", "deep", {"ms": ms, "tokens": read})
+        self.tally = tally
         self._enter(state, ())
         return snapshot
 
@@ -276,8 +288,7 @@ class OpenWindow:
         rounds: int,
         trigger: str,
         mode: Literal["light", "deep"],
-        ms: float,
-        tokens: int,
+        metrics: Mapping[str, JSON],
     ) -> Snapshot:
         bad = "NaN or Inf" if not state.is_finite() else "an empty state" if state.norm() == 0 else None
         if bad is not None:
@@ -298,7 +309,12 @@ class OpenWindow:
             trigger=trigger,
             mode=mode,
             environment=environment(),
-            metrics={"ms": ms, "tokens": tokens, "norm": state.norm(), "largest_change": change},
+            metrics={
+                **metrics,
+                "norm": state.norm(),
+                "largest_change": change,
+                "saturation": saturation(state).overall,
+            },
             expected_events=self._events,
         )
         self.head, self.number = head, self.number + 1

@@ -6,9 +6,32 @@ from collections.abc import Callable
 
 from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Task, Window
 from agentsleep.tasks.depo import Depo
+from agentsleep.tasks.gsm import Gsm
+from agentsleep.tasks.lexicon import Lexicon
+from agentsleep.tasks.retention import Retention
 from agentsleep.tasks.rota import Rota
 from agentsleep.tasks.rule110 import Rule110
 
-__all__ = ["IGNORE", "TASKS", "Batch", "Depo", "Difficulty", "Rota", "Rule110", "Task", "Window"]
+__all__ = [
+    "IGNORE",
+    "TASKS",
+    "Batch",
+    "Depo",
+    "Difficulty",
+    "Gsm",
+    "Lexicon",
+    "Retention",
+    "Rota",
+    "Rule110",
+    "Task",
+    "Window",
+]
 
-TASKS: dict[str, Callable[..., Task]] = {"depo": Depo, "rota": Rota, "rule110": Rule110}
+TASKS: dict[str, Callable[..., Task]] = {
+    "depo": Depo,
+    "gsm": Gsm,
+    "lexicon": Lexicon,
+    "retention": Retention,
+    "rota": Rota,
+    "rule110": Rule110,
+}

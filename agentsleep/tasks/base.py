@@ -28,6 +28,13 @@ class Window:
     depth: Tensor
     mask: Tensor | None = None
 
+    def to(self, device: str) -> Window:
+        """The same on another device."""
+        mask = None if self.mask is None else self.mask.to(device)
+        moved = (tensor.to(device) for tensor in (self.ids, self.labels, self.depth))
+        ids, labels, depth = moved
+        return Window(ids=ids, labels=labels, depth=depth, mask=mask)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
@@ -36,14 +43,35 @@ class Batch:
     context: Sequence[Window]
     questions: Sequence[Window]
 
+    def to(self, device: str) -> Batch:
+        """The same on another device."""
+        return Batch(context=[w.to(device) for w in self.context], questions=[w.to(device) for w in self.questions])
+
+    def tokens(self, passes: int, rounds: int) -> int:
+        """Tokens that are read, padding and further passes and rounds included."""
+        context = sum(window.ids.numel() for window in self.context)
+        *slept, last = (window.ids.numel() for window in self.questions)
+        return passes * (rounds * context + sum(slept)) + last
+
 
 @dataclass(frozen=True, kw_only=True)
 class Difficulty:
-    """A point of the curriculum: how many windows, how deep the questions, which form of the text."""
+    """A point of the curriculum: how many windows, how deep the questions, which form of the text.
+
+    focus: the part of the questions that is of the full depth; the others are of any depth up to it.
+    """
 
     windows: int
     depth: int
     form: str = "plain"
+    focus: float = 0.0
+
+    def draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        """Depths of ``size`` questions, ``[size]``."""
+        depths = rng.integers(1, self.depth + 1, size)
+        if self.focus:
+            depths[rng.random(size) < self.focus] = self.depth
+        return depths
 
 
 class Task(Protocol):

@@ -19,9 +19,10 @@ from agentsleep.tasks.base import Batch, Difficulty, Row, stack
 class Depo:
     """Cycles of ``nodes`` nodes, their names 1 to ``name_tokens`` tokens long, out of ``symbols`` symbols.
 
-    The vocabulary: symbols ``0..symbols-1``, then one token for each number of hops, ``symbols + k - 1``.
-    A window holds ``x y`` edges without separators; the question window packs one question for every node, ``x k``,
-    and the answer is the first token of the node that lies k hops behind x.
+    The vocabulary: symbols ``0..symbols-1``, where names have 2 tokens as many again that only stand second, then one
+    token for each number of hops, and where names have 2 tokens a stop. A window holds edges ``x y``, each with a stop
+    where names have 2 tokens: their number would not tell which two names belong together. The question window packs
+    one question for every node, ``x k``, and the answer is the first token of the node that lies k hops behind x.
     """
 
     nodes: int = 12
@@ -42,11 +43,21 @@ class Depo:
 
     @property
     def vocab_size(self) -> int:
-        return self.symbols + self.max_depth
+        return self._hops + self.max_depth + len(self._stop)
+
+    @property
+    def _stop(self) -> list[int]:
+        """What ends an edge."""
+        return [self._hops + self.max_depth] if self.name_tokens == 2 else []
+
+    @property
+    def _hops(self) -> int:
+        """The token of one hop; those of more follow."""
+        return self.symbols * self.name_tokens
 
     @property
     def window(self) -> int:
-        return self.nodes * max(2 * self.name_tokens, self.name_tokens + 1)
+        return self.nodes * (2 * self.name_tokens + len(self._stop))
 
     @property
     def depths(self) -> Sequence[int]:
@@ -74,12 +85,12 @@ class Depo:
                 row = Row()
                 for x in edges:
                     row.read(names[x])
-                    row.read(names[(x + 1) % self.nodes])
+                    row.read(names[(x + 1) % self.nodes] + self._stop)
                 rows.append(row)
             asked = Row()
-            for x in rng.permutation(self.nodes):
-                hops = int(rng.integers(1, difficulty.depth + 1))
-                asked.read([*names[x], self.symbols + hops - 1])
+            depths = difficulty.draw(rng, self.nodes).tolist()
+            for x, hops in zip(rng.permutation(self.nodes), depths, strict=True):
+                asked.read([*names[x], self._hops + hops - 1])
                 asked.labels[-1], asked.depth[-1] = names[(x + hops) % self.nodes][0], hops
             questions.append(asked)
         return Batch(context=[stack(rows) for rows in context], questions=[stack(questions)])
@@ -89,4 +100,6 @@ class Depo:
         first = rng.permutation(self.symbols)[: self.nodes]
         if self.name_tokens == 1:
             return [[int(a)] for a in first]
-        return [[int(a), *([int(rng.integers(self.symbols))] if rng.random() < 0.5 else [])] for a in first]
+        return [
+            [int(a), *([self.symbols + int(rng.integers(self.symbols))] if rng.random() < 0.5 else [])] for a in first
+        ]

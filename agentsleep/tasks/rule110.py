@@ -14,6 +14,8 @@ import torch
 from agentsleep.errors import SettingsError
 from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Window
 
+FORMS = ("plain", "dense")
+
 
 def step110(bits: np.ndarray) -> np.ndarray:
     """One step of Rule 110 with periodic boundary on ``[..., n]`` of 0 and 1."""
@@ -27,23 +29,32 @@ class Rule110:
     """One string of ``bits`` bits a window; ``depth`` is the number of steps t, asked for every bit.
 
     The vocabulary: 0 and 1, a token for every t (``2 + t - 1``), a token for every position and one for every string.
-    A window reads ``string, bit 0, bit 1, ...``; a question reads ``string, t, position`` and its answer is a bit.
-    ``dense`` asks all bits of one string a batch row; otherwise the first bit of every string.
+    Where bits are ``tagged``, a bit's token also tells its position (``2 * position + bit`` behind all others), so that
+    neighbours can be found across the seam of the ring.
+
+    A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, position`` and its answer is a bit. So t
+    is known before the sleep, as in the paper, where a run has one t.
+    Two forms: ``plain`` asks the first bit of every string, as the paper does; ``dense`` all bits of one string a row.
     """
 
     bits: int = 24
     max_depth: int = 8
     strings: int = 1
-    dense: bool = True
+    tagged: bool = False
     name: str = "rule110"
 
     @property
     def vocab_size(self) -> int:
+        return self._tags + (2 * self.bits if self.tagged else 0)
+
+    @property
+    def _tags(self) -> int:
+        """The token of 0 at position 0, where bits are tagged."""
         return 2 + self.max_depth + self.bits + self.strings
 
     @property
     def window(self) -> int:
-        return max(self.bits + 1, 3 * (self.bits if self.dense else self.strings))
+        return max(self.bits + 2, 2 * max(self.bits, self.strings))
 
     @property
     def depths(self) -> Sequence[int]:
@@ -56,8 +67,10 @@ class Rule110:
         """``size`` rows of ``difficulty.windows`` strings each, one a window.
 
         Raises:
-            SettingsError: more windows than ``strings``, or a depth that cannot be asked.
+            SettingsError: more windows than ``strings``, a depth that cannot be asked, or another form.
         """
+        if difficulty.form not in FORMS:
+            raise SettingsError(f"rule110 has no form {difficulty.form!r}; it has {', '.join(FORMS)}")
         if not 1 <= difficulty.windows <= self.strings:
             raise SettingsError(f"{difficulty.windows} windows, but the task has {self.strings} strings")
         if not 1 <= difficulty.depth <= self.max_depth:
@@ -69,23 +82,23 @@ class Rule110:
             states.append(step110(states[-1]))
         after = np.stack(states)  # [t, B, strings, bits]
         string_token = 2 + self.max_depth + self.bits + np.arange(count)
+        t = difficulty.draw(rng, size)
+        rows = np.arange(size)
+        read = self._tags + 2 * np.arange(self.bits) + start if self.tagged else start
         context = []
         for s in range(count):
-            ids = np.concatenate((np.full((size, 1), string_token[s]), start[:, s]), 1)
+            ids = np.concatenate((np.full((size, 1), string_token[s]), 2 + t[:, None] - 1, read[:, s]), 1)
             context.append(_window(ids, np.full_like(ids, IGNORE), np.zeros_like(ids)))
-        t = rng.integers(1, difficulty.depth + 1, size)
-        rows = np.arange(size)
-        if self.dense:
+        if difficulty.form == "dense":
             which = rng.integers(0, count, size)
             asked = [(which, np.full(size, p)) for p in rng.permutation(self.bits)]
         else:
             asked = [(np.full(size, s), np.zeros(size, int)) for s in range(count)]
         parts, labels, depth = [], [], []
         for string, position in asked:
-            parts.append(np.stack((string_token[string], 2 + t - 1, 2 + self.max_depth + position), 1))
-            none = np.full(size, IGNORE)
-            labels.append(np.stack((none, none, after[t, rows, string, position]), 1))
-            depth.append(np.stack((0 * t, 0 * t, t), 1))
+            parts.append(np.stack((string_token[string], 2 + self.max_depth + position), 1))
+            labels.append(np.stack((np.full(size, IGNORE), after[t, rows, string, position]), 1))
+            depth.append(np.stack((0 * t, t), 1))
         return Batch(
             context=context,
             questions=[_window(np.concatenate(parts, 1), np.concatenate(labels, 1), np.concatenate(depth, 1))],

@@ -11,6 +11,7 @@ from typing import Any
 
 from agentsleep.errors import SettingsError
 from agentsleep.sleep import check_depth
+from agentsleep.training.episode import check_eviction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Stage:
     windows: numbers of windows, one drawn a batch.
     form: of the text.  mix: further forms; each entry is drawn as often as ``form``, to which alone the curriculum
     listens.
+    focus: the part of the questions that is of the full depth, for tasks that draw depths freely; the others are of
+        any depth up to it.
     visits, judge, batch: those of this stage; None takes the run's. The batch of ``mix`` is always the run's.
     The stage ends when ``end_depth`` is mastered, or after ``max_steps`` steps of its own (0: no such end).
     """
@@ -43,6 +46,7 @@ class Stage:
     mix: tuple[str, ...] = ()
     start_depth: int = 1
     end_depth: int = 4
+    focus: float = 0.0
     max_steps: int = 0
     visits: tuple[Visits, ...] | None = None
     judge: tuple[int, int] | None = None
@@ -53,6 +57,8 @@ class Stage:
             raise SettingsError(f"the windows of a stage are {self.windows}; name at least one number, each above 0")
         if self.start_depth < 1:
             raise SettingsError(f"the start_depth of a stage is {self.start_depth}; it must be at least 1")
+        if not 0 <= self.focus <= 1:
+            raise SettingsError(f"the focus of a stage is {self.focus}; it is a part of the questions, 0 to 1")
         if self.batch is not None and self.batch < 1:
             raise SettingsError(f"the batch of a stage is {self.batch}; it must be at least 1")
 
@@ -64,7 +70,8 @@ class TrainConfig:
     model: fields of NapConfig.  task: fields of the task.  visits: sleep depths, one drawn a batch.
     judge: (passes, rounds) whose answers the curriculum listens to.  mastered: accuracy that counts as mastered, over
     the last ``memory`` questions of that depth.  The run ends at ``max_steps`` or ``max_minutes`` of CPU time,
-    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.
+    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.  eviction, recompute:
+    as for :func:`agentsleep.training.episode.read_batch`.  device: as torch names it.  bf16: autocast.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -78,6 +85,9 @@ class TrainConfig:
     batch: int = 64
     muon_lr: float = 5e-3
     adamw_lr: float = 2e-3
+    eviction: str = "window"
+    device: str = "cpu"
+    recompute: bool = False
     clip: float = 1.0
     warmup: int = 100
     decay: float = 0.25
@@ -102,6 +112,8 @@ class TrainConfig:
             visits, judge = self.visits_of(stage), self.judge_of(stage)
             if not visits or sum(v.weight for v in visits) <= 0:
                 raise SettingsError("visits is empty, or none has a weight above 0; name at least one (passes, rounds)")
+            for visit in visits:
+                check_eviction(self.eviction, visit.passes, visit.rounds)
             if judge not in {(v.passes, v.rounds) for v in visits if v.weight > 0}:
                 raise SettingsError(f"judge {judge} is not among the visits; the curriculum could never advance")
 

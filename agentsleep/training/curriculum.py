@@ -32,7 +32,7 @@ class Curriculum:
         windows = self.stage.windows[int(rng.integers(len(self.stage.windows)))]
         forms = (self.stage.form, *self.stage.mix)
         form = forms[int(rng.integers(len(forms)))] if self.stage.mix else self.stage.form
-        return Difficulty(windows=windows, depth=self.depth, form=form)
+        return Difficulty(windows=windows, depth=self.depth, form=form, focus=self.stage.focus)
 
     def batch(self, form: str) -> int:
         """Episodes of a batch of this form."""

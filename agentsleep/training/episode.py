@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from agentsleep.errors import SettingsError
 from agentsleep.sleep import Backbone, check_depth, deep_sleep, sleep
 from agentsleep.state import FastWeights
 from agentsleep.tasks.base import IGNORE, Batch, Window
+
+EVICTIONS = ("window", "never", "state")
 
 
 class LanguageModel(Backbone, Protocol):
@@ -23,17 +27,43 @@ class LanguageModel(Backbone, Protocol):
 
 
 @dataclass(frozen=True)
+class Recomputed:
+    """A model that keeps only input and state of a pass; the backward computes it again (gradient checkpointing)."""
+
+    model: LanguageModel
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """As the model's."""
+        return self.model.embed(ids)
+
+    def blocks(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
+        """As the model's."""
+        result: tuple[Tensor, FastWeights] = checkpoint(self.model.blocks, hidden, state, mask, use_reentrant=False)
+        return result
+
+    def feed_back(self, hidden: Tensor, embedded: Tensor) -> Tensor:
+        """As the model's."""
+        return self.model.feed_back(hidden, embedded)
+
+    def readout(self, hidden: Tensor) -> Tensor:
+        """As the model's."""
+        return self.model.readout(hidden)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a batch gave, over all M labelled tokens.
 
     loss: cross-entropy, answers weighted as :func:`balanced` says, scalar, with its graph.
     correct: ``[M]`` bool, whether the greedy token is the label.
     depth: ``[M]``, the depth of the question; 0 for other labels.
+    row: ``[M]``, which episode of the batch it belongs to.
     """
 
     loss: Tensor
     correct: Tensor
     depth: Tensor
+    row: Tensor
 
     def hits(self) -> dict[int, tuple[int, int]]:
         """Right answers and questions by depth."""
@@ -42,9 +72,34 @@ class Outcome:
             for d in self.depth.unique().tolist()
         }
 
+    def exact(self) -> dict[int, tuple[int, int]]:
+        """By depth, in how many episodes all answers of that depth are right, and how many ask it."""
+        counts = {}
+        for d in self.depth.unique().tolist():
+            here = self.depth == d
+            asked = self.row[here].unique()
+            wrong = self.row[here & ~self.correct].unique()
+            counts[int(d)] = (len(asked) - len(wrong), len(asked))
+        return counts
+
+
+def check_eviction(eviction: str, passes: int, rounds: int) -> None:
+    """Raises SettingsError for an unknown eviction, or a sleep where nothing is evicted."""
+    if eviction not in EVICTIONS:
+        raise SettingsError(f"eviction {eviction!r} is not one of {EVICTIONS}")
+    if eviction == "never" and (passes, rounds) != (1, 1):
+        raise SettingsError(f"passes {passes}, rounds {rounds}: what is never evicted is read once; set both to 1")
+
 
 def read_batch(
-    model: LanguageModel, batch: Batch, *, passes: int, rounds: int = 1, state: FastWeights | None = None
+    model: LanguageModel,
+    batch: Batch,
+    *,
+    passes: int,
+    rounds: int = 1,
+    state: FastWeights | None = None,
+    eviction: str = "window",
+    recompute: bool = False,
 ) -> Outcome:
     """Reads a batch: the context with light sleeps of ``passes``, a deep sleep of ``rounds - 1`` further visits, then
     the questions, each window of which but the last is slept on too. Differentiable through all of it (full
@@ -54,21 +109,42 @@ def read_batch(
         passes: N of every visit.
         rounds: visits of every context window in all; 1 is light sleep alone.
         state: where to start from; empty by default.
+        eviction: ``window``: every window goes, what is left is the state. The two others are baselines: ``never``
+            reads everything as one window, ``state`` empties the state with every window.
+        recompute: no activations are kept for the backward, see :class:`Recomputed`.
 
     Raises:
-        SettingsError: passes or rounds below 1.
+        SettingsError: passes or rounds below 1, or an eviction that does not fit them.
     """
     check_depth(passes, rounds)
-    logits, labels, depth = [], [], []
-    for window, hidden in _walk(model, batch, passes, rounds, state or FastWeights()):
+    check_eviction(eviction, passes, rounds)
+    if eviction == "never":
+        batch = Batch(context=[], questions=[joined([*batch.context, *batch.questions])])
+    logits, labels, depth, row = [], [], [], []
+    if recompute:
+        model = Recomputed(model)
+    for window, hidden in _walk(model, batch, passes, rounds, state or FastWeights(), forget=eviction == "state"):
         asked = window.labels != IGNORE
         if bool(asked.any()):
             logits.append(model.readout(hidden[asked]))
             labels.append(window.labels[asked])
             depth.append(window.depth[asked])
+            row.append(asked.nonzero()[:, 0])
     all_logits, all_labels, all_depth = torch.cat(logits), torch.cat(labels), torch.cat(depth)
     loss = balanced(F.cross_entropy(all_logits.float(), all_labels, reduction="none"), all_depth)
-    return Outcome(loss, all_logits.detach().argmax(-1) == all_labels, all_depth)
+    return Outcome(loss, all_logits.detach().argmax(-1) == all_labels, all_depth, torch.cat(row))
+
+
+def joined(windows: Sequence[Window]) -> Window:
+    """Windows one after the other as one long window; padding stays where it is."""
+    masks = [torch.ones_like(w.ids, dtype=torch.bool) if w.mask is None else w.mask for w in windows]
+    whole = torch.cat(masks, 1)
+    return Window(
+        ids=torch.cat([w.ids for w in windows], 1),
+        labels=torch.cat([w.labels for w in windows], 1),
+        depth=torch.cat([w.depth for w in windows], 1),
+        mask=None if bool(whole.all()) else whole,
+    )
 
 
 def balanced(losses: Tensor, depth: Tensor) -> Tensor:
@@ -83,18 +159,24 @@ def balanced(losses: Tensor, depth: Tensor) -> Tensor:
 
 
 def _walk(
-    model: LanguageModel, batch: Batch, passes: int, rounds: int, state: FastWeights
+    model: LanguageModel,
+    batch: Batch,
+    passes: int,
+    rounds: int,
+    state: FastWeights,
+    *,
+    forget: bool,
 ) -> Iterator[tuple[Window, Tensor]]:
     """Every window with the hidden states of its first reading, ``[B, T, D]``."""
     for window in batch.context:
         slept = sleep(model, window.ids, state, passes=passes, mask=window.mask)
-        state = slept.state
+        state = FastWeights() if forget else slept.state
         yield window, slept.hidden
-    if rounds > 1:
+    if rounds > 1 and not forget:
         visits = [(window.ids, window.mask) for window in batch.context]
         state = deep_sleep(model, visits, state, passes=passes, rounds=rounds - 1)
     for i, window in enumerate(batch.questions):
         last = i == len(batch.questions) - 1
         slept = sleep(model, window.ids, state, passes=1 if last else passes, mask=window.mask)
-        state = slept.state
+        state = FastWeights() if forget else slept.state
         yield window, slept.hidden

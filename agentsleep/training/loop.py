@@ -58,16 +58,23 @@ class Trainer:
         self.task, self.config, self.out = task, config, out
         if unknown := [name for name in config.model if not hasattr(NapConfig(), name)]:
             raise SettingsError(f"the model has no settings {unknown}; there are {sorted(NapConfig().to_dict())}")
+        try:
+            torch.empty(0, device=config.device)
+        except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
+            raise SettingsError(
+                f"device {config.device!r} cannot be used ({error}); set another, such as cpu"
+            ) from error
         torch.manual_seed(config.seed)
         if init is not None:
             self.model = NapForCausalLM.from_pretrained(init)
         else:
             settings = {"sleep_window": task.window} | dict(config.model) | {"vocab_size": task.vocab_size}
             self.model = NapForCausalLM(NapConfig(**settings))
+        nn.Module.to(self.model, config.device)
         self.optimisers = optimisers(self.model, config)
         self.curriculum = Curriculum(config)
         self.rng = np.random.default_rng(config.seed)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.tokens = 0, 0.0, 0
         self._sums: dict[str, dict[int, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
         self._losses: list[float] = []
 
@@ -95,14 +102,22 @@ class Trainer:
         self.export()
 
     def _train_step(self) -> None:
-        began = time.process_time()
+        began = self._clock()
         choices = self.config.visits_of(self.curriculum.stage)
         weights = np.array([v.weight for v in choices])
         visits = choices[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
         difficulty = self.curriculum.difficulty(self.rng)
         batch = self.task.batch(self.rng, self.curriculum.batch(difficulty.form), difficulty)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.config.bf16):
-            outcome = read_batch(self.model, batch, passes=visits.passes, rounds=visits.rounds)
+        device = self.config.device
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=self.config.bf16):
+            outcome = read_batch(
+                self.model,
+                batch.to(device),
+                passes=visits.passes,
+                rounds=visits.rounds,
+                eviction=self.config.eviction,
+                recompute=self.config.recompute,
+            )
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         outcome.loss.backward()
@@ -122,8 +137,13 @@ class Trainer:
                 self._sums[name][depth][0] += right
                 self._sums[name][depth][1] += asked
         self._losses.append(float(outcome.loss.detach()))
-        self.seconds += time.process_time() - began
+        self.seconds += self._clock() - began
+        self.tokens += batch.tokens(visits.passes, visits.rounds)
         self.curriculum.heard(difficulty.form, (visits.passes, visits.rounds), hits)
+
+    def _clock(self) -> float:
+        """Seconds of CPU time; on an accelerator those of the wall, since its work is no CPU time."""
+        return time.process_time() if self.config.device == "cpu" else time.monotonic()
 
     def _schedule(self) -> float:
         warm = min(1.0, self.step / max(1, self.config.warmup))
@@ -162,6 +182,7 @@ class Trainer:
             "rng": json.dumps(self.rng.bit_generator.state),
             "step": self.step,
             "seconds": self.seconds,
+            "tokens": self.tokens,
         }
         part = self.out / f"{CHECKPOINT}.part"
         torch.save(whole, part)
@@ -178,7 +199,7 @@ class Trainer:
         if not path.exists():
             raise SettingsError(f"nothing to resume: no {path}; start without --resume")
         try:
-            saved: dict[str, Any] = torch.load(path, weights_only=True)
+            saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.config.device)
             before = json.loads(saved["config"])
         except Exception as error:  # torch raises many kinds for a damaged file
             raise CheckpointDamaged(f"{path} cannot be read ({error}); start again without --resume") from error
@@ -190,7 +211,7 @@ class Trainer:
             optimiser.load_state_dict(state)
         self.curriculum.load_state_dict(saved["curriculum"])
         self.rng.bit_generator.state = json.loads(saved["rng"])
-        self.step, self.seconds = saved["step"], saved["seconds"]
+        self.step, self.seconds, self.tokens = saved["step"], saved["seconds"], saved["tokens"]
 
     def export(self) -> None:
         """Writes the model as a checkpoint directory of transformers, with its training record."""
@@ -201,6 +222,7 @@ class Trainer:
             "seed": self.config.seed,
             "steps": self.step,
             "minutes": round(self.seconds / 60, 1),
+            "tokens": self.tokens,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "torch": torch.__version__,
         }

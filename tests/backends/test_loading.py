@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from agentsleep.backends import Backend, load_backend
-from agentsleep.errors import CheckpointDamaged, CheckpointMissing
+from agentsleep.errors import CheckpointDamaged, CheckpointMissing, SettingsError
 from agentsleep.memory import SleepMemory
 from agentsleep.tokens import build_tokenizer
 from tests.memory.helpers import ROOT
@@ -86,6 +86,15 @@ def test_a_file_is_no_checkpoint(nap: Path) -> None:
         load_backend(nap / "config.json")
 
 
+def test_a_model_that_keeps_keys_is_refused(copy: Path) -> None:
+    setting("sleep_eviction", "sliding")(copy)
+    with pytest.raises(SettingsError, match="sleep_eviction 'sliding', but the live memory evicts hard") as caught:
+        load_backend(copy)
+    assert str(copy) in str(caught.value)
+    setting("sleep_eviction", "hard")(copy)
+    assert load_backend(copy).config.sleep_eviction == "hard"
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -96,6 +105,7 @@ def test_a_file_is_no_checkpoint(nap: Path) -> None:
         (setting("model_type", "llama"), "holds a model of type 'llama'; this version sleeps with 'nap' models"),
         (setting("model_type", None), "holds a model of type None"),
         (setting("pattern", "axa"), "pattern 'axa' must be letters"),
+        (setting("sleep_eviction", "soft"), "sleep_eviction 'soft' is not one of"),
         (setting("hidden_size", 64), "cannot be read"),
         (setting("vocab_size", "many"), "cannot be read"),
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),

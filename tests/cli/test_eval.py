@@ -1,4 +1,4 @@
-"""``agentsleep eval depo|rule110``."""
+"""``agentsleep eval`` of the tasks that are tokens alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import shutil
 
 import pytest
+
+from agentsleep.tasks import TASKS
 
 
 def test_one_document_with_every_combination(cli, finished) -> None:
@@ -34,6 +36,49 @@ def test_a_reader_gets_a_table_with_intervals(cli, finished) -> None:
     shown = cli("eval", "depo", "--model", finished, "--passes", "2", "--questions", 30).stdout
     for text in ("passes 2", "rounds 1", "chance", "constant", "reset", "95 % interval", "–"):
         assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "form", "depths", "chance"),
+    [
+        ("lexicon", "words = 3\nknown = 4\nsyllables = 6\nmax_depth = 2", "plain", [1, 2], 0.25),
+        ("retention", "facts = 2\nsymbols = 4\nvalues = 5\nnoise = 2", "facts", [1], 0.2),
+    ],
+)
+def test_lexicon_and_retention(cli, micro, tmp_path, task, settings, form, depths, chance) -> None:
+    text = micro.read_text().replace("nodes = 4\nmax_depth = 2\nsymbols = 4", settings)
+    config = tmp_path / "task.toml"
+    config.write_text(text.replace("end_depth = 2", f'end_depth = {depths[-1]}, form = "{form}"'))
+    cli("train", task, "--config", config, "--steps", 1, "--out", tmp_path / "run")
+    arguments = ("eval", task, "--model", tmp_path / "run", "--passes", "1", "--questions", 50, "--json")
+    document = json.loads(cli(*arguments).stdout)
+    assert document["task"] == task
+    assert document["difficulty"] == {"windows": 1, "depth": depths[-1], "form": form}
+    assert [row["depth"] for row in document["results"]] == depths
+    assert document["baselines"][0] == {"name": "chance", "depth": 1, "accuracy": chance}
+    assert f"use 'agentsleep eval {task}'" in cli.complaint("eval", "depo", "--model", tmp_path / "run")
+
+
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_every_task_has_a_command(cli, task) -> None:
+    assert f"eval {task}" in cli("eval", task, "--help").stdout
+
+
+@pytest.mark.parametrize("eviction", ["never", "state"])
+def test_a_baseline_is_measured_as_it_was_trained(cli, micro, tmp_path, eviction) -> None:
+    config = tmp_path / "baseline.toml"
+    text = micro.read_text().replace("passes = 2", "passes = 1").replace("judge = [2, 1]", "judge = [1, 1]")
+    config.write_text(f'eviction = "{eviction}"\n' + text)
+    cli("train", "depo", "--config", config, "--steps", 1, "--out", tmp_path / "run")
+    arguments = ("eval", "depo", "--model", tmp_path / "run", "--questions", 400, "--json", "--passes")
+    document = json.loads(cli(*arguments, "1").stdout)
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    for found in (document, record["evaluation"]):
+        reset = [row["accuracy"] for row in found["baselines"] if row["name"] == "state-reset"]
+        same = [row["accuracy"] for row in found["results"]] == reset
+        assert same == (eviction == "state")
+    if eviction == "never":
+        assert "what is never evicted is read once" in cli.complaint(*arguments[:-2], "--passes", "1,2")
 
 
 def test_rule110(cli, micro, tmp_path) -> None:

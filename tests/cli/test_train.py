@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from agentsleep.tasks import TASKS
+
 ROOT = Path(__file__).resolve().parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -129,7 +131,7 @@ def test_resume_of_something_damaged(cli, finished, tmp_path, name) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["bogus"], "no task 'bogus'; there are depo, rota, rule110"),
+        (["bogus"], "no task 'bogus'; there are depo, gsm, lexicon, retention, rota, rule110"),
         (["depo", "--config", "bogus"], "presets are depo, depo-n1"),
         (["depo", "--config", "bogus.toml"], "bogus.toml"),
         (["depo", "--config", "rule110"], "task depo has no setting bits"),
@@ -144,6 +146,11 @@ def test_resume_of_something_damaged(cli, finished, tmp_path, name) -> None:
 def test_mistakes_are_found_before_a_folder_is_made(cli, tmp_path, arguments, named) -> None:
     assert named in cli.complaint("train", *arguments, "--out", tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_help_names_every_task(cli) -> None:
+    words = " ".join(cli("train", "--help").stdout.replace("│", " ").split())
+    assert f"One of {', '.join(sorted(TASKS))}." in words
 
 
 def test_an_out_that_is_a_file(cli, micro) -> None:

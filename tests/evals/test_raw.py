@@ -39,16 +39,22 @@ def model() -> NapForCausalLM:
 def reads(monkeypatch) -> list:
     """In place of the model: right at depth 1 always, deeper with 4 passes alone, and never without a context."""
     seen: list = []
+    evictions.clear()
 
-    def read(model, batch, *, passes, rounds=1):
+    def read(model, batch, *, passes, rounds=1, eviction="window"):
         assert torch.is_inference_mode_enabled()
         assert not model.training
+        evictions.append(eviction)
         seen.append((batch, passes, rounds))
         depth = torch.cat([window.depth[window.depth > 0] for window in batch.questions])
-        return Outcome(torch.zeros(()), ((depth == 1) | (passes == 4)) & bool(batch.context), depth)
+        row = torch.cat([(window.depth > 0).nonzero()[:, 0] for window in batch.questions])
+        return Outcome(torch.zeros(()), ((depth == 1) | (passes == 4)) & bool(batch.context), depth, row)
 
     monkeypatch.setattr(raw, "read_batch", read)
     return seen
+
+
+evictions: list[str] = []  # what the stand-in was told
 
 
 def accuracies(document, **wanted) -> dict[int, float]:
@@ -78,6 +84,55 @@ def test_every_combination_reads_the_same_episodes(model, reads) -> None:
         assert not blank.context
         assert blank.questions is batch.questions
     assert not torch.equal(reads[0][0].context[0].ids, reads[5][0].context[0].ids)
+
+
+def test_episodes_count_where_all_answers_are_right(model, monkeypatch) -> None:
+    """In every batch the first answer of episode 0 is wrong, and all of episode 1; the others are right."""
+    asked: Counter[int] = Counter()
+    right: Counter[int] = Counter()
+
+    def read(model, batch, *, passes, rounds=1, eviction="window"):
+        (window,) = batch.questions
+        row, place = (window.depth > 0).nonzero().unbind(1)
+        depth = window.depth[row, place]
+        correct = row != 1
+        correct[0] = False
+        if batch.context:
+            for episode in range(EPISODES):
+                for d in set(depth[row == episode].tolist()):
+                    asked[d] += 1
+                    right[d] += bool(correct[(row == episode) & (depth == d)].all())
+        return Outcome(torch.zeros(()), correct, depth, row)
+
+    monkeypatch.setattr(raw, "read_batch", read)
+    document = evaluate_task(model, TASK, difficulty=EASY, passes=(1,), questions=300)
+    for row in document["results"]:
+        assert row["episodes"] == asked[row["depth"]] <= document["episodes"]
+        assert row["exact"] == right[row["depth"]] / asked[row["depth"]]
+        assert 0.9 < row["exact"] < row["accuracy"] < 1
+    assert all("exact" not in row for row in document["baselines"])
+
+
+@pytest.mark.parametrize("eviction", ["window", "never", "state"])
+def test_what_is_evicted_is_for_the_model_to_be_measured_alone(model, reads, eviction) -> None:
+    evaluate_task(model, TASK, difficulty=EASY, passes=(1,), questions=10, eviction=eviction)
+    assert evictions == [eviction, "window"]  # and the baseline
+
+
+def test_an_eviction_that_does_not_fit(model) -> None:
+    with pytest.raises(SettingsError, match="eviction 'hard' is not one of"):
+        evaluate_task(model, TASK, difficulty=EASY, eviction="hard")
+    with pytest.raises(SettingsError, match="what is never evicted is read once"):
+        evaluate_task(model, TASK, difficulty=EASY, passes=(1, 2), eviction="never")
+
+
+def test_without_eviction_the_state_is_not_all_there_is(model) -> None:
+    evicted, never, state = (
+        evaluate_task(model, TASK, difficulty=EASY, passes=(1,), questions=200, eviction=eviction)
+        for eviction in ("window", "never", "state")
+    )
+    assert accuracies(evicted, passes=1) != accuracies(never, passes=1)
+    assert accuracies(state, passes=1) == accuracies(state, name="state-reset") == accuracies(never, name="state-reset")
 
 
 @pytest.mark.parametrize("questions", [1, 81, 500])

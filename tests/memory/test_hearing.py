@@ -9,6 +9,7 @@ import torch
 
 from agentsleep.backends import LiveWindow
 from agentsleep.errors import EmptyMessage, InputError, MessageTooLong
+from agentsleep.gauge import Saturation
 from agentsleep.memory import Session, SleepMemory, Stats
 from agentsleep.policy import SleepPolicy
 from agentsleep.tokens import decode_text
@@ -32,7 +33,16 @@ def test_a_new_session_is_empty(session: Session) -> None:
     assert (session.window_tokens, session.tokens, session.head) == (0, 0, None)
     assert (session.messages(), session.history()) == ([], [])
     assert stats == Stats(
-        window_tokens=0, window_capacity=WINDOW, pinned_tokens=0, tokens=0, snapshots=0, state_bytes=0, norm=0.0
+        window_tokens=0,
+        window_capacity=WINDOW,
+        pinned_tokens=0,
+        tokens=0,
+        snapshots=0,
+        state_bytes=0,
+        norm=0.0,
+        deep_sleeps=0,
+        passes=0,
+        saturation=Saturation(overall=0.0, layers={}),
     )
     assert len(session.state) == 0
     assert session.window.logits is None

@@ -17,6 +17,7 @@ SLEEP = {
     "sleep_passes": 3,
     "sleep_rounds": 5,
     "sleep_feedback": "hidden",
+    "sleep_eviction": "sliding",
     "sleep_pin": ["system"],
 }
 
@@ -28,6 +29,7 @@ SLEEP = {
         ({"pattern": ""}, "pattern ''"),
         ({"rule": "oja"}, r"'oja' is not one of .*'delta', 'hebbian'"),
         ({"sleep_feedback": "logits"}, r"'logits' is not one of .*'norm\+embed', 'hidden'"),
+        ({"sleep_eviction": "soft"}, r"sleep_eviction 'soft' is not one of .*'hard', 'sliding'"),
         ({"hidden_size": 20, "num_attention_heads": 4}, "hidden_size 20"),
     ],
 )

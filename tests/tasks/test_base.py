@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from agentsleep.tasks import IGNORE, TASKS, Difficulty
+from agentsleep.tasks import IGNORE, TASKS, Batch, Difficulty, Window
 from agentsleep.tasks.base import Row, stack
 
 
@@ -41,6 +42,55 @@ def test_an_empty_row_is_all_padding() -> None:
     assert window.mask is not None
     assert window.mask.tolist() == [[False], [True]]
     assert torch.equal(window.ids, torch.tensor([[0], [1]]))
+
+
+def some(length: int, mask: torch.Tensor | None = None) -> Window:
+    return Window(
+        ids=torch.arange(2 * length).view(2, length),
+        labels=torch.full((2, length), IGNORE),
+        depth=torch.zeros(2, length, dtype=torch.long),
+        mask=mask,
+    )
+
+
+def test_a_batch_moves_with_all_its_tensors() -> None:
+    mask = torch.tensor([[True, False], [True, True]])
+    batch = Batch(context=[some(2, mask), some(3)], questions=[some(4)])
+    moved = batch.to("meta")
+    for before, after in zip((*batch.context, *batch.questions), (*moved.context, *moved.questions), strict=True):
+        for name in ("ids", "labels", "depth", "mask"):
+            old, new = getattr(before, name), getattr(after, name)
+            assert (old is None) == (new is None)
+            if old is not None:
+                assert new.device.type == "meta"
+                assert (new.shape, new.dtype) == (old.shape, old.dtype)
+    assert len(moved.context) == 2
+    here = batch.to("cpu")
+    assert torch.equal(here.context[0].ids, batch.context[0].ids)
+    assert here.context[0].mask is mask
+
+
+def test_tokens_of_all_passes_and_rounds() -> None:
+    mask = torch.tensor([[True, False], [True, True]])
+    batch = Batch(context=[some(2, mask), some(3)], questions=[some(5), some(7), some(11)])
+    assert batch.tokens(1, 1) == 2 * (2 + 3 + 5 + 7 + 11)  # padding too
+    assert batch.tokens(4, 1) == 2 * (4 * (2 + 3 + 5 + 7) + 11)  # the last window is not slept on
+    assert batch.tokens(2, 3) == 2 * (2 * (3 * (2 + 3) + 5 + 7) + 11)
+    assert Batch(context=[], questions=[some(5)]).tokens(4, 2) == 10
+
+
+def test_depths_are_drawn_from_all_of_them_or_from_the_deepest() -> None:
+    drawn = Difficulty(windows=1, depth=4).draw(np.random.default_rng(0), 4000)
+    counts = np.bincount(drawn, minlength=5)
+    assert counts[0] == 0
+    assert (counts[1:] > 880).all()
+    assert (counts[1:] < 1120).all()
+    focused = np.bincount(Difficulty(windows=1, depth=4, focus=0.5).draw(np.random.default_rng(0), 4000), minlength=5)
+    assert 2400 < focused[4] < 2600  # half, and a quarter of the other half
+    assert (focused[1:4] > 420).all()
+    assert (Difficulty(windows=1, depth=4, focus=1.0).draw(np.random.default_rng(0), 50) == 4).all()
+    again = Difficulty(windows=1, depth=4).draw(np.random.default_rng(0), 4000)
+    assert (again == drawn).all()
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))

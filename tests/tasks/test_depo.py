@@ -13,38 +13,62 @@ from tests.tasks.helpers import check_form, check_seeds, real
 Name = tuple[int, ...]
 
 
+class Reader:
+    """Reads tokens one after the other, and knows of the task what its docstring says, not which names there are."""
+
+    def __init__(self, task: Depo, ids: list[int]) -> None:
+        self.symbols, self.two, self.max_depth = task.symbols, task.name_tokens == 2, task.max_depth
+        self.ids, self.at = ids, 0
+
+    def __bool__(self) -> bool:
+        return self.at < len(self.ids)
+
+    def token(self) -> int:
+        self.at += 1
+        return self.ids[self.at - 1]
+
+    def name(self) -> Name:
+        first = self.token()
+        assert first < self.symbols
+        if self.two and self and self.symbols <= self.ids[self.at] < 2 * self.symbols:
+            return (first, self.token())
+        return (first,)
+
+    def edge(self) -> tuple[Name, Name]:
+        edge = (self.name(), self.name())
+        if self.two:
+            assert self.token() == 2 * self.symbols + self.max_depth  # the stop, the last of the vocabulary
+        return edge
+
+    def hops(self) -> int:
+        hops = self.token() - self.symbols * (2 if self.two else 1) + 1
+        assert 1 <= hops <= self.max_depth
+        return hops
+
+
 def asked_of(task: Depo, batch: Batch, row: int) -> list[tuple[Name, int, int]]:
-    """The questions of a row as (name, hops, answer); hop tokens say where a name ends."""
+    """The questions of a row as (name, hops, answer)."""
     (window,) = batch.questions
-    questions, name = [], []
-    for place, token in enumerate(real(window, row)):
-        label = int(window.labels[row, place])
-        if token < task.symbols:
-            name.append(token)
-            assert label == IGNORE
-        else:
-            hops = token - task.symbols + 1
-            assert int(window.depth[row, place]) == hops
-            questions.append((tuple(name), hops, label))
-            name = []
-    assert name == []
+    questions, labelled = [], []
+    reader = Reader(task, real(window, row))
+    while reader:
+        name, hops = reader.name(), reader.hops()
+        labelled.append(reader.at - 1)
+        assert int(window.depth[row, labelled[-1]]) == hops
+        questions.append((name, hops, int(window.labels[row, labelled[-1]])))
+    assert (window.labels[row] != IGNORE).nonzero()[:, 0].tolist() == labelled
     return questions
 
 
-def edges_of(batch: Batch, row: int, names: set[Name]) -> list[list[tuple[Name, Name]]]:
-    """The edges of a row, window by window; the first token of a name tells which it is."""
-    by_first = {name[0]: name for name in names}
-    assert len(by_first) == len(names)
+def edges_of(task: Depo, batch: Batch, row: int) -> list[list[tuple[Name, Name]]]:
+    """The edges of a row, window by window."""
     windows = []
     for window in batch.context:
         assert (window.labels == IGNORE).all()
-        ids, read = real(window, row), []
-        while ids:
-            name = by_first[ids[0]]
-            assert tuple(ids[: len(name)]) == name
-            read.append(name)
-            ids = ids[len(name) :]
-        windows.append(list(zip(read[::2], read[1::2], strict=True)))
+        reader, edges = Reader(task, real(window, row)), []
+        while reader:
+            edges.append(reader.edge())
+        windows.append(edges)
     return windows
 
 
@@ -59,7 +83,9 @@ def test_answers_follow_from_the_edges(name_tokens: int, windows: int) -> None:
         asked = asked_of(task, batch, row)
         names = {name for name, _, _ in asked}
         assert len(asked) == len(names) == 9  # a question for every node
-        edges = edges_of(batch, row, names)
+        assert len({name[0] for name in names}) == 9  # the first token is the answer
+        edges = edges_of(task, batch, row)
+        assert {name for window in edges for edge in window for name in edge} == names
         assert {len(window) for window in edges} <= {9 // windows, -(-9 // windows)}
         follows = dict(edge for window in edges for edge in window)
         assert len(follows) == 9
@@ -90,14 +116,21 @@ def test_names_of_two_tokens_come_in_both_lengths() -> None:
     assert max(window.ids.shape[1] for window in (*batch.context, *batch.questions)) <= task.window
 
 
+def test_focus_asks_for_the_full_depth() -> None:
+    task = Depo(nodes=8, max_depth=5, symbols=8)
+    batch = task.batch(np.random.default_rng(0), 40, Difficulty(windows=1, depth=4, focus=0.5))
+    hops = Counter(hops for row in range(40) for _, hops, _ in asked_of(task, batch, row))
+    assert sorted(hops) == [1, 2, 3, 4]
+    assert 170 < hops[4] < 230  # of 320: half, and a quarter of the others
+
+
 def test_order_says_nothing() -> None:
     """Edges and questions come in random order: else the answer could be read off the place."""
     task = Depo(nodes=8, max_depth=2, symbols=8)
     batch = task.batch(np.random.default_rng(0), 30, Difficulty(windows=1, depth=2))
     chained = 0
     for row in range(30):
-        names = {name for name, _, _ in asked_of(task, batch, row)}
-        (edges,) = edges_of(batch, row, names)
+        (edges,) = edges_of(task, batch, row)
         chained += sum(a[1] == b[0] for a, b in pairwise(edges))
     assert chained < 30 * 7 * 0.3  # 1 in 7 by chance
 
@@ -114,6 +147,9 @@ def test_sizes() -> None:
     assert list(task.depths) == [1, 2, 3, 4, 5, 6, 7, 8]
     batch = task.batch(np.random.default_rng(0), 4, Difficulty(windows=1, depth=8))
     assert max(window.ids.shape[1] for window in (*batch.context, *batch.questions)) == task.window
+    longer = Depo(nodes=12, max_depth=8, symbols=16, name_tokens=2)
+    assert longer.vocab_size == 16 + 16 + 8 + 1
+    assert longer.window == 12 * 5
 
 
 @pytest.mark.parametrize(

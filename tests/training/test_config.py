@@ -25,6 +25,9 @@ people = 10
 """
 
 
+EARLY = {"visits": [{"passes": 3}], "judge": [3, 1]}  # a stage that sleeps in its own way
+
+
 def write(folder: Path, text: str) -> Path:
     path = folder / "run.toml"
     path.write_text(text, encoding="utf-8")
@@ -59,6 +62,24 @@ curriculum = [{ visits = [{ passes = 2, rounds = 2 }], judge = [2, 2], mix = ["p
     assert config.visits_of(judged) == config.visits_of(plain) == (Visits(passes=1), Visits(passes=4))
     assert [config.judge_of(stage) for stage in config.curriculum] == [(2, 2), (1, 1), (4, 1)]
     assert config_from(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_what_is_evicted_and_where_it_runs(tmp_path: Path) -> None:
+    text = """
+eviction = "never"
+device = "cuda"
+recompute = true
+visits = [{ passes = 1 }]
+judge = [1, 1]
+curriculum = [{ focus = 0.5 }]
+"""
+    config = load_config(write(tmp_path, text))
+    assert (config.eviction, config.device, config.recompute) == ("never", "cuda", True)
+    assert config.curriculum[0].focus == 0.5
+    assert config_from(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    plain = TrainConfig()
+    assert (plain.eviction, plain.device, plain.recompute, plain.curriculum[0].focus) == ("window", "cpu", False, 0.0)
+    assert config_from({"eviction": "state"}).eviction == "state"  # with any passes
 
 
 def test_overrides_take_precedence_unless_they_are_none(tmp_path: Path) -> None:
@@ -127,6 +148,16 @@ def test_no_toml(tmp_path: Path, data: bytes) -> None:
         ({"curriculum": [{"windows": [2, 0]}]}, "the windows of a stage are"),
         ({"curriculum": [{"start_depth": 0}]}, "start_depth of a stage is 0"),
         ({"curriculum": [{"batch": 0}]}, "batch of a stage is 0"),
+        ({"curriculum": [{"focus": 1.5}]}, "focus of a stage is 1.5; it is a part of the questions, 0 to 1"),
+        ({"curriculum": [{"focus": -0.5}]}, "focus of a stage is -0.5"),
+        ({"curriculum": [{"focus": float("nan")}]}, "focus of a stage is nan"),
+        ({"eviction": "hard"}, r"eviction 'hard' is not one of .*'window', 'never', 'state'"),
+        ({"eviction": "never"}, "passes 2, rounds 1: what is never evicted is read once; set both to 1"),
+        ({"eviction": "never", "visits": [{"passes": 1, "rounds": 2}], "judge": [1, 2]}, "passes 1, rounds 2"),
+        (
+            {"eviction": "never", "visits": [{"passes": 1}], "judge": [1, 1], "curriculum": [{}, EARLY]},
+            "passes 3, rounds 1: what is never evicted",
+        ),
         ({"muon_lr": 0}, "muon_lr is 0; it must be above 0"),
         ({"clip": float("nan")}, "clip is nan"),
         ({"decay": 1.5}, "decay is 1.5; it is the part of the run"),

@@ -125,6 +125,14 @@ def test_windows_are_drawn_evenly() -> None:
     assert min(drawn.values()) > 160
 
 
+def test_a_stage_says_how_many_questions_are_of_the_full_depth() -> None:
+    run = curriculum(Stage(focus=0.25, max_steps=1), Stage())
+    rng = np.random.default_rng(0)
+    assert run.difficulty(rng).focus == 0.25
+    heard(run, OTHER, {})
+    assert run.difficulty(rng).focus == 0.0
+
+
 def test_it_goes_on_from_a_checkpoint() -> None:
     stages = (Stage(end_depth=2, max_steps=50), Stage(end_depth=3))
     run, other = curriculum(*stages), curriculum(*stages)

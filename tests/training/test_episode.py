@@ -6,9 +6,10 @@ from torch import Tensor
 
 from agentsleep.errors import SettingsError
 from agentsleep.models.nap import NapForCausalLM
+from agentsleep.sleep import sleep
 from agentsleep.state import FastWeights
 from agentsleep.tasks import IGNORE, Batch, Window
-from agentsleep.training.episode import balanced, read_batch
+from agentsleep.training.episode import Outcome, balanced, check_eviction, read_batch
 from tests.tiny import RULES, assert_close, precise, some_state, tokens
 
 
@@ -133,3 +134,131 @@ def test_hits_by_depth() -> None:
 def test_depths_that_are_none(passes: int, rounds: int) -> None:
     with pytest.raises(SettingsError, match="at least 1"):
         read_batch(precise(), some_batch(), passes=passes, rounds=rounds)
+
+
+def labelled(batch: Batch, row: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Of one row, without padding: all its tokens, the places of its labels among them, these labels, their depths."""
+    ids: list[int] = []
+    places, labels, depths = [], [], []
+    for shown in (*batch.context, *batch.questions):
+        for place in range(shown.ids.shape[1]):
+            if shown.mask is not None and not shown.mask[row, place]:
+                continue
+            if int(shown.labels[row, place]) != IGNORE:
+                places.append(len(ids))
+                labels.append(int(shown.labels[row, place]))
+                depths.append(int(shown.depth[row, place]))
+            ids.append(int(shown.ids[row, place]))
+    return ids, places, labels, depths
+
+
+@pytest.mark.parametrize("pattern", ["asas", "aa"])
+def test_what_is_never_evicted_is_one_text(pattern: str) -> None:
+    """Every row alone, without padding, in one forward of the transformers interface."""
+    model, batch = precise(pattern), some_batch()
+    outcome = read_batch(model, batch, passes=1, eviction="never")
+    logits, labels, depths = [], [], []
+    for row in range(2):
+        ids, places, right, deep = labelled(batch, row)
+        logits.append(model(torch.tensor([ids])).logits[0, places])
+        labels += right
+        depths += deep
+    assert len(ids) < sum(shown.ids.shape[1] for shown in (*batch.context, *batch.questions))  # there was padding
+    all_logits = torch.cat(logits)
+    assert_close(outcome.loss, loss_of(all_logits, torch.tensor(labels), torch.tensor(depths)))
+    assert outcome.correct.tolist() == [int(a) == b for a, b in zip(all_logits.argmax(-1), labels, strict=True)]
+    assert outcome.depth.tolist() == depths
+    assert outcome.row.tolist() == [0] * len(labelled(batch, 0)[2]) + [1] * len(labelled(batch, 1)[2])
+    evicted = read_batch(model, batch, passes=1)
+    assert float((outcome.loss - evicted.loss).abs().detach()) > 1e-3
+
+
+def test_what_is_never_evicted_needs_no_padding() -> None:
+    model = precise()
+    batch = Batch(context=[window(4, []), window(3, [])], questions=[window(2, [1], depth=1)])
+    whole = torch.cat([shown.ids for shown in (*batch.context, *batch.questions)], 1)
+    outcome = read_batch(model, batch, passes=1, eviction="never")
+    losses = -model(whole).logits[:, -1].log_softmax(-1)[torch.arange(2), batch.questions[0].labels[:, 1]]
+    assert_close(outcome.loss, losses.mean().float())
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(1, 1), (4, 1), (2, 3)])
+def test_where_the_state_goes_too_every_window_stands_alone(passes: int, rounds: int) -> None:
+    model, batch = precise(), some_batch()
+    outcome = read_batch(model, batch, passes=passes, rounds=rounds, eviction="state")
+    logits, labels = [], []
+    for shown in (*batch.context, *batch.questions):
+        asked = shown.labels != IGNORE
+        hidden = sleep(model, shown.ids, FastWeights(), passes=1, mask=shown.mask).hidden
+        logits.append(model.readout(hidden)[asked])
+        labels.append(shown.labels[asked])
+    assert_close(outcome.loss, loss_of(torch.cat(logits), torch.cat(labels), outcome.depth))
+    kept = read_batch(model, batch, passes=passes, rounds=rounds)
+    assert float((outcome.loss - kept.loss).abs().detach()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("eviction", "passes", "rounds", "words"),
+    [
+        ("never", 2, 1, "passes 2, rounds 1: what is never evicted is read once"),
+        ("never", 1, 2, "passes 1, rounds 2: what is never evicted is read once"),
+        ("hard", 1, 1, r"eviction 'hard' is not one of .*'window', 'never', 'state'"),
+        ("", 1, 1, "eviction '' is not one of"),
+    ],
+)
+def test_evictions_that_are_none(eviction: str, passes: int, rounds: int, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        read_batch(precise(), some_batch(), passes=passes, rounds=rounds, eviction=eviction)
+    with pytest.raises(SettingsError, match=words):
+        check_eviction(eviction, passes, rounds)
+
+
+@pytest.mark.parametrize(("eviction", "passes", "rounds"), [("window", 2, 2), ("never", 1, 1), ("state", 2, 1)])
+@pytest.mark.parametrize("rule", RULES)
+def test_recomputing_changes_nothing_but_the_memory(rule: str, eviction: str, passes: int, rounds: int) -> None:
+    model, batch = precise(rule=rule), some_batch()
+    reads = 0
+
+    def count(*_: object) -> None:
+        nonlocal reads
+        reads += 1
+
+    model.layers[0].norm_mixer.register_forward_hook(count)  # type: ignore[union-attr]
+    found = []
+    for recompute in (False, True):
+        reads = 0
+        outcome = read_batch(model, batch, passes=passes, rounds=rounds, eviction=eviction, recompute=recompute)
+        forward = reads
+        found.append((outcome, torch.autograd.grad(outcome.loss, list(model.parameters()))))
+        assert (reads > forward) == recompute  # what was not kept is computed again in the backward
+    (plain, gradients), (again, others) = found
+    assert torch.equal(plain.loss, again.loss)
+    assert torch.equal(plain.correct, again.correct)
+    for (name, _), a, b in zip(model.named_parameters(), gradients, others, strict=True):
+        assert_close(a, b)
+        assert float(a.abs().max()) > 0, name
+
+
+def test_whole_episodes_are_counted() -> None:
+    correct = torch.tensor([True, True, False, True, True, True, False])
+    depth = torch.tensor([1, 1, 1, 2, 2, 1, 0])
+    row = torch.tensor([0, 0, 1, 1, 0, 2, 2])
+    outcome = Outcome(torch.zeros(()), correct, depth, row)
+    assert outcome.exact() == {0: (0, 1), 1: (2, 3), 2: (2, 2)}
+    assert outcome.hits() == {0: (0, 1), 1: (3, 4), 2: (2, 2)}
+
+
+def test_answers_belong_to_their_episodes() -> None:
+    outcome = read_batch(precise(), some_batch(), passes=1)
+    wanted = []
+    for shown in (*some_batch().context, *some_batch().questions):
+        wanted += [r for r in range(2) for label in shown.labels[r] if int(label) != IGNORE]
+    assert outcome.row.tolist() == wanted
+    for depth, (right, episodes) in outcome.exact().items():
+        rows = {r for r, d in zip(outcome.row.tolist(), outcome.depth.tolist(), strict=True) if d == depth}
+        wrong = {
+            r
+            for r, d, c in zip(outcome.row.tolist(), outcome.depth.tolist(), outcome.correct.tolist(), strict=True)
+            if d == depth and not c
+        }
+        assert (right, episodes) == (len(rows - wrong), len(rows))

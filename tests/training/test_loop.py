@@ -140,10 +140,14 @@ def test_visits_are_drawn_by_their_weights(tmp_path: Path, monkeypatch: pytest.M
     run = trainer(tmp_path, visits=visits, judge=(1, 1), max_steps=400, batch=1)
     drawn: Counter[tuple[int, int]] = Counter()
 
-    def note(model: NapForCausalLM, batch: Batch, *, passes: int, rounds: int) -> Outcome:
+    def note(
+        model: NapForCausalLM, batch: Batch, *, passes: int, rounds: int, eviction: str, recompute: bool
+    ) -> Outcome:
         drawn[passes, rounds] += 1
+        assert (eviction, recompute) == ("window", False)
         loss = sum(p.sum() for p in model.parameters()) * 0  # type: ignore[assignment]
-        return Outcome(loss, torch.zeros(1, dtype=torch.bool), torch.zeros(1))  # type: ignore[arg-type]
+        none = torch.zeros(1)
+        return Outcome(loss, none.bool(), none, none)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, "read_batch", note)
     for optimiser in run.optimisers:
@@ -164,6 +168,62 @@ def test_a_stage_draws_from_its_own_visits(tmp_path: Path) -> None:
         run._train_step()
         drawn += run._sums
     assert drawn == ["1x1", "1x1", "3x1", "3x1"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"eviction": "never"}, {"eviction": "state"}, {"recompute": True}, {"model": {"pattern": "aa"}}]
+)
+def test_it_reads_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
+    once = {"visits": (Visits(passes=1),), "judge": (1, 1)}
+    run = trainer(tmp_path, **once, **changes | {"model": MODEL | changes.get("model", {})})
+    given: list[dict[str, Any]] = []
+
+    def note(*args: Any, **kwargs: Any) -> Outcome:
+        given.append(kwargs)
+        return read_batch(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "read_batch", note)
+    before = weights(run)
+    run._train_step()
+    wanted = {"eviction": "window", "recompute": False} | {k: v for k, v in changes.items() if k != "model"}
+    assert given == [{"passes": 1, "rounds": 1} | wanted]
+    assert any(not torch.equal(t, before[name]) for name, t in run.model.state_dict().items())
+
+
+def test_tokens_are_counted_and_go_into_checkpoint_and_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten tokens of context in all, padded where a window has an edge less, and ten of questions, in four rows."""
+    counted: list[int] = []
+
+    def note(model: NapForCausalLM, batch: Batch, **kwargs: Any) -> Outcome:
+        context = sum(4 * window.ids.shape[1] for window in batch.context)
+        counted.append(kwargs["passes"] * kwargs["rounds"] * context + 4 * 10)
+        return read_batch(model, batch, **kwargs)
+
+    monkeypatch.setattr(loop, "read_batch", note)
+    trainer(tmp_path, max_steps=3).run()
+    assert json.loads((tmp_path / RECORD).read_text())["tokens"] == sum(counted) > 0
+    resumed = trainer(tmp_path, max_steps=5)
+    assert resumed.tokens == 0
+    resumed.resume()
+    assert resumed.tokens == sum(counted)
+    resumed.run()
+    assert len(counted) == 5
+    assert len(set(counted)) > 1  # not all batches are equally deep
+    assert resumed.tokens == json.loads((tmp_path / RECORD).read_text())["tokens"] == sum(counted)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "gpu9",
+        "",
+        pytest.param("cuda", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")),
+    ],
+)
+def test_a_device_that_cannot_be_used(tmp_path: Path, device: str) -> None:
+    with pytest.raises(SettingsError, match=f"device '{device}' cannot be used .*; set another, such as cpu"):
+        trainer(tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()
 
 
 def test_equal_seeds_give_equal_weights(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from agentsleep.errors import SettingsError
 from agentsleep.tasks import TASKS
 from agentsleep.training.config import load_config
-from agentsleep.training.presets import preset, preset_names
+from agentsleep.training.presets import preset, preset_names, task_names
 from agentsleep.training.runs import check, make_task
 
 
@@ -19,6 +19,7 @@ def task_of(name: str) -> str:
 
 
 def test_every_task_has_one() -> None:
+    assert task_names() == sorted(TASKS)
     assert set(TASKS) <= set(preset_names())
     assert preset_names() == sorted(preset_names())
 

@@ -46,7 +46,7 @@ def test_a_task_from_its_settings() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "named"),
     [
-        ("deppo", {}, "no task 'deppo'; there are depo, rota, rule110"),
+        ("deppo", {}, "no task 'deppo'; there are depo, gsm, lexicon, retention, rota, rule110"),
         ("depo", {"node": 3}, "task depo has no setting node; it has nodes"),
         ("depo", {"name": "other"}, "task depo has no setting name"),
         ("depo", {"nodes": "five"}, "wrong form"),

@@ -10,6 +10,7 @@ from agentsleep.errors import SettingsError
 
 FEEDBACKS = ("norm+embed", "hidden")
 RULES = ("delta", "hebbian")
+EVICTIONS = ("hard", "sliding")
 _LAYER_TYPES = {"a": "full_attention", "s": "linear_attention"}
 
 
@@ -28,10 +29,12 @@ class NapConfig(PreTrainedConfig):
         sleep_rounds: how often a deep sleep reads each window again where the user names none.
         sleep_feedback: the input of the next pass: ``norm+embed`` (final norm of the hidden states plus the
             embedding) or ``hidden`` (the hidden states as they are; the paper's form).
+        sleep_eviction: what attention keeps of a window that was slept on: nothing (``hard``), or the keys of its last
+            L - 1 tokens (``sliding``; every token then sees the L - 1 before it, across windows).
         sleep_pin: what is read again at the head of every window: any of ``system`` and ``tools``.
 
     Raises:
-        SettingsError: an unknown pattern, rule or feedback.
+        SettingsError: an unknown pattern, rule, feedback or eviction.
     """
 
     model_type = "nap"
@@ -56,6 +59,7 @@ class NapConfig(PreTrainedConfig):
         sleep_passes: int = 4,
         sleep_rounds: int = 1,
         sleep_feedback: str = "norm+embed",
+        sleep_eviction: str = "hard",
         sleep_pin: tuple[str, ...] | list[str] = ("system", "tools"),
         **kwargs: Any,
     ) -> None:
@@ -65,6 +69,8 @@ class NapConfig(PreTrainedConfig):
             raise SettingsError(f"rule {rule!r} is not one of {RULES}")
         if sleep_feedback not in FEEDBACKS:
             raise SettingsError(f"sleep_feedback {sleep_feedback!r} is not one of {FEEDBACKS}")
+        if sleep_eviction not in EVICTIONS:
+            raise SettingsError(f"sleep_eviction {sleep_eviction!r} is not one of {EVICTIONS}")
         if hidden_size % (2 * num_attention_heads):
             raise SettingsError(f"hidden_size {hidden_size} must be an even multiple of {num_attention_heads} heads")
         self.vocab_size = vocab_size
@@ -87,6 +93,7 @@ class NapConfig(PreTrainedConfig):
         self.sleep_passes = sleep_passes
         self.sleep_rounds = sleep_rounds
         self.sleep_feedback = sleep_feedback
+        self.sleep_eviction = sleep_eviction
         self.sleep_pin = list(sleep_pin)
         for derived in ("num_hidden_layers", "layer_types", "max_position_embeddings"):
             kwargs.pop(derived, None)  # they follow from the pattern and the window, also when read from a file

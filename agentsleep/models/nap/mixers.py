@@ -56,12 +56,12 @@ class Attention(nn.Module):
         self.in_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.out_proj = ResidualOut(config.hidden_size, config.hidden_size)
 
-    def project(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each ``[B, H, T, head_dim]``, from hidden states ``[B, T, D]``."""
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each ``[B, H, T, head_dim]``, not rotated yet, from hidden states ``[B, T, D]``."""
         batch, length, size = hidden.shape
         qkv = self.in_proj(hidden).view(batch, length, 3, self.heads, size // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return rotate(q, rope), rotate(k, rope), v
+        return q, k, v
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Attends and projects to ``[B, T, D]``; ``mask`` broadcasts to ``[B, H, T, T_kv]``, causal when None."""

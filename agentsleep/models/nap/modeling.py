@@ -19,7 +19,9 @@ from agentsleep.models.nap.mixers import (
     RMSNorm,
     init_gates,
     rope_table,
+    rotate,
 )
+from agentsleep.models.nap.sliding import Tail, slide
 from agentsleep.state import FastWeights
 
 
@@ -106,7 +108,7 @@ class NapForCausalLM(NapPreTrainedModel, GenerationMixin):
             # Padding on the right is hidden by causality alone; any other padding is not, and shifts the positions.
             positions = (mask.long().cumsum(1) - 1).clamp(min=0)
             keys_mask = visible(mask, length)
-        return self._run(hidden, positions, state, mask, keys_mask, None)
+        return self._run(hidden, positions, state, mask, keys_mask, None, self.config.sleep_eviction == "sliding")
 
     def feed_back(self, hidden: Tensor, embedded: Tensor) -> Tensor:
         """The next pass's input, as ``sleep_feedback`` says; all ``[B, T, D]``."""
@@ -125,6 +127,7 @@ class NapForCausalLM(NapPreTrainedModel, GenerationMixin):
         mask: Tensor | None,
         keys_mask: Tensor | None,
         cache: Cache | None,
+        sliding: bool = False,
     ) -> tuple[Tensor, FastWeights]:
         head_dim = self.config.hidden_size // self.config.num_attention_heads
         rope = rope_table(positions, head_dim, self.config.rope_theta, hidden.dtype)
@@ -133,10 +136,15 @@ class NapForCausalLM(NapPreTrainedModel, GenerationMixin):
             assert isinstance(layer, NapBlock)
             normed = layer.norm_mixer(hidden)
             if isinstance(layer.mixer, Attention):
-                q, k, v = layer.mixer.project(normed, rope)
-                if cache is not None:
-                    k, v = cache.update(k, v, i)
-                mixed = layer.mixer(q, k, v, keys_mask)
+                q, k, v = layer.mixer.project(normed)
+                if sliding:
+                    mixed, tail_of = slide(layer.mixer, (q, k, v), Tail.of(state, i), mask, self.config)
+                    after |= tail_of.named(i)
+                else:
+                    q, k = rotate(q, rope), rotate(k, rope)
+                    if cache is not None:
+                        k, v = cache.update(k, v, i)
+                    mixed = layer.mixer(q, k, v, keys_mask)
             else:
                 recurrent, tail = state.of(i, "recurrent"), state.of(i, "conv")
                 mixed, recurrent, tail = layer.mixer(normed, recurrent, tail, mask)
@@ -175,16 +183,17 @@ class NapForCausalLM(NapPreTrainedModel, GenerationMixin):
         past = 0
         if past_key_values is not None and "a" in self.config.pattern:
             past = int(past_key_values.get_seq_length())
+        span = self.config.sleep_window if self.config.sleep_eviction == "sliding" else past + length
         mask, keys_mask = None, None
         if attention_mask is not None and attention_mask.dim() == 4:
             keys_mask = attention_mask
         elif attention_mask is not None and not bool(attention_mask.all()):
             whole = attention_mask.bool()
-            keys_mask, mask = visible(whole, length), whole[:, -length:]
+            keys_mask, mask = visible(whole, length, span), whole[:, -length:]
             if position_ids is None:
                 position_ids = (whole.long().cumsum(1) - 1).clamp(min=0)[:, -length:]
-        if keys_mask is None and past and length > 1:
-            keys_mask = visible(torch.ones(batch, past + length, dtype=torch.bool, device=hidden.device), length)
+        if keys_mask is None and ((past and length > 1) or span < past + length):
+            keys_mask = visible(torch.ones(batch, past + length, dtype=torch.bool, device=hidden.device), length, span)
         if position_ids is None:
             position_ids = torch.arange(past, past + length, device=hidden.device).expand(batch, -1)
         hidden, after = self._run(
@@ -205,15 +214,17 @@ class NapForCausalLM(NapPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
 
-def visible(whole: Tensor, length: int) -> Tensor:
-    """Causal mask ``[B, 1, T, T_kv]`` (True is visible) for the last ``length`` of the positions ``whole`` [B, T_kv].
+def visible(whole: Tensor, length: int, span: int | None = None) -> Tensor:
+    """Causal mask ``[B, 1, T, T_kv]`` (True is visible) for the last ``length`` of the positions ``whole`` [B, T_kv];
+    of these a token sees the last ``span``, itself included (all for None).
 
     A padded query sees itself, so that its softmax is not empty.
     """
     total = whole.shape[1]
     steps = torch.arange(total, device=whole.device)
     queries = steps[total - length :, None]
-    return ((steps <= queries) & whole[:, None, None, :]) | (steps == queries)
+    near = (steps <= queries) & (queries - steps < (span or total))
+    return (near & whole[:, None, None, :]) | (steps == queries)
 
 
 def state_of(cache: Cache | None, config: NapConfig) -> FastWeights:

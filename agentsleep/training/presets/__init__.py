@@ -13,6 +13,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _folder().glob("*.toml"))
 
 
+def task_names() -> list[str]:
+    """The tasks that have a preset, which is every task; told without loading torch, for the help of commands."""
+    return [name for name in preset_names() if "-" not in name]
+
+
 def preset(name: str) -> Path:
     """The TOML file of a preset.
 

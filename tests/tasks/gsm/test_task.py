@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from agentsleep.errors import SettingsError
+from agentsleep.tasks import IGNORE, Batch, Difficulty, Task, Window
+from agentsleep.tasks.gsm import Gsm, solve
+from agentsleep.tokens import decode_text, encode_text
+from tests.tasks.helpers import check_form, check_seeds, real
+
+GSM = Gsm()
+QUESTION = re.compile(r" (How many .+? have\?) Answer:")
+
+
+def draw(difficulty: Difficulty, size: int = 20, seed: int = 0, task: Gsm = GSM) -> Batch:
+    batch = task.batch(np.random.default_rng(seed), size, difficulty)
+    check_form(task, batch, size)
+    assert len(batch.questions) == 1
+    return batch
+
+
+def english(window: Window, row: int, task: Gsm = GSM) -> str:
+    """The text of a row; the tokenizer must give the row's tokens for it."""
+    ids = real(window, row)
+    text = decode_text(task.tokenizer, ids)
+    assert encode_text(task.tokenizer, text) == ids
+    return text
+
+
+def labels(window: Window, row: int) -> list[tuple[int, int, int]]:
+    """Place, answer and depth of every label of a row."""
+    return [
+        (place, int(decode_text(GSM.tokenizer, [int(label)]).strip()), int(window.depth[row, place]))
+        for place, label in enumerate(window.labels[row])
+        if int(label) != IGNORE
+    ]
+
+
+@pytest.mark.parametrize("windows", [2, 3, 5, 12])
+def test_all_asks_every_quantity(windows: int) -> None:
+    batch = draw(Difficulty(windows=windows, depth=8, form="all"))
+    assert len(batch.context) == windows
+    (window,) = batch.questions
+    assert window.ids.shape[1] == 12 * 4
+    shares = [len(part) for part in np.array_split(np.arange(12), windows)]
+    for row in range(20):
+        told = [english(context, row) for context in batch.context]
+        assert [text.count(".") for text in told] == shares
+        assert all(re.fullmatch(r"( The number of [^.]+\.)+", text) for text in told)
+        text = english(window, row)
+        asked = QUESTION.findall(text)
+        assert len(set(asked)) == len(asked) == 12
+        assert text == "".join(f" {question} Answer:" for question in asked)
+        answers = labels(window, row)
+        assert [place for place, _, _ in answers] == [4 * i + 3 for i in range(12)]
+        for question, (_, answer, op) in zip(asked, answers, strict=True):
+            solution = solve("".join(told), question)
+            assert (solution.answer, solution.op) == (answer, op)
+        assert {op for _, _, op in answers} == set(range(1, 9))
+    for context in batch.context:
+        assert (context.labels == IGNORE).all()
+
+
+@pytest.mark.parametrize("form", ["last", "first"])
+def test_one_question_before_or_behind(form: str) -> None:
+    batch = draw(Difficulty(windows=3, depth=8, form=form), size=120)
+    (window,) = batch.questions
+    ops: Counter[int] = Counter()
+    for row in range(120):
+        told = [english(context, row) for context in batch.context]
+        text = english(window, row)
+        if form == "first":
+            assert text == " Answer:"
+            question, told[0] = told[0].split("?", 1)
+            question = f"{question}?"
+        else:
+            question = text.removesuffix(" Answer:")
+        assert "How many" not in "".join(told)
+        assert [part.count(".") for part in told] == [4, 4, 4]
+        ((place, answer, op),) = labels(window, row)
+        assert place == (0 if form == "first" else 3)
+        solution = solve("".join(told), question)
+        assert (solution.answer, solution.op) == (answer, op)
+        ops[op] += 1
+    assert sorted(ops) == list(range(1, 9))
+    assert min(ops.values()) > 5  # 15 each
+
+
+@pytest.mark.parametrize("form", ["all", "last", "first"])
+def test_depth_bounds_the_ops(form: str) -> None:
+    batch = draw(Difficulty(windows=3, depth=3, form=form), size=60)
+    ops = Counter(op for row in range(60) for _, _, op in labels(batch.questions[0], row))
+    assert sorted(ops) == [1, 2, 3]
+    assert min(ops.values()) > 10
+
+
+def test_questions_come_in_random_order() -> None:
+    batch = draw(Difficulty(windows=2, depth=8, form="all"), size=60)
+    first = Counter(labels(batch.questions[0], row)[0][2] for row in range(60))
+    assert len(first) > 5
+    told = 0
+    for row in range(60):
+        sentence = re.match(r" The number of (.+?) in (.+?) equals", english(batch.context[0], row))
+        assert sentence
+        told += (
+            QUESTION.findall(english(batch.questions[0], row))[0] == f"How many {sentence[1]} does {sentence[2]} have?"
+        )
+    assert told < 20  # 1 in 12 by chance: the order of the questions is not that of the sentences
+
+
+@pytest.mark.parametrize("form", ["all", "last", "first"])
+def test_seeds(form: str) -> None:
+    check_seeds(GSM, Difficulty(windows=2, depth=5, form=form))
+
+
+def test_examples() -> None:
+    examples = GSM.examples(np.random.default_rng(0), 80, 4)
+    assert examples == GSM.examples(np.random.default_rng(0), 80, 4)
+    assert set(Counter(example.op for example in examples)) == {1, 2, 3, 4}
+    for example in examples:
+        solution = solve(example.problem, example.question)
+        assert (solution.answer, solution.op) == (example.answer, example.op)
+        assert not example.problem.startswith(" ")
+        assert not example.question.startswith(" ")
+    with pytest.raises(SettingsError, match=r"depth 9 is outside of 1\.\.8"):
+        GSM.examples(np.random.default_rng(0), 1, 9)
+
+
+def test_sizes() -> None:
+    task: Task = GSM
+    assert task.name == "gsm"
+    assert task.vocab_size == len(GSM.tokenizer)
+    assert list(task.depths) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert Gsm(max_value=30).vocab_size == GSM.vocab_size + 10
+    for windows in (2, 3):
+        for form in ("all", "last", "first"):
+            batch = draw(Difficulty(windows=windows, depth=8, form=form), size=40)
+            assert max(w.ids.shape[1] for w in (*batch.context, *batch.questions)) <= task.window
+
+
+def test_chance_is_what_guessing_the_most_common_answer_gets() -> None:
+    assert 0.09 < GSM.chance() < 0.15
+    assert GSM.chance() == Gsm().chance()
+    batch = draw(Difficulty(windows=2, depth=8, form="all"), size=150, seed=5)
+    by_op: dict[int, Counter[int]] = {op: Counter() for op in GSM.depths}
+    for row in range(150):
+        for _, answer, op in labels(batch.questions[0], row):
+            by_op[op][answer] += 1
+    shares = [max(answers.values()) / answers.total() for answers in by_op.values()]
+    assert np.mean(shares) == pytest.approx(GSM.chance(), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"quantities": 8}, r"max_depth 8 must lie in 1\.\.7, below the 8 quantities"),
+        ({"max_depth": 0}, r"max_depth 0 must lie in 1\.\.11"),
+        ({"quantities": 18}, "quantities is 18; the words are enough for 17"),
+        ({"max_value": 3}, r"max_value is 3; it must lie in 4\.\.100"),
+        ({"max_value": 101}, "max_value is 101"),
+    ],
+)
+def test_settings_that_make_no_task(settings: dict[str, int], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        Gsm(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("window", "difficulty", "words"),
+    [
+        (64, Difficulty(windows=2, depth=1), "form 'plain' is not one of 'all', 'last', 'first'"),
+        (64, Difficulty(windows=0, depth=1, form="all"), "0 windows cannot share 12 sentences"),
+        (64, Difficulty(windows=13, depth=1, form="all"), "13 windows"),
+        (64, Difficulty(windows=2, depth=0, form="all"), r"depth 0 is outside of 1\.\.8"),
+        (64, Difficulty(windows=2, depth=9, form="all"), "depth 9"),
+        (64, Difficulty(windows=1, depth=1, form="all"), "1 windows can take 108 tokens .* window is 64; .*window=108"),
+        (54, Difficulty(windows=2, depth=1, form="first"), "2 windows can take 57 tokens .* more windows or window=57"),
+        (40, Difficulty(windows=3, depth=1, form="all"), "form 'all' take 48 tokens, but window is 40; use window=48"),
+        (3, Difficulty(windows=12, depth=1, form="last"), "can take 9 tokens"),
+    ],
+)
+def test_difficulties_it_does_not_have(window: int, difficulty: Difficulty, words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        Gsm(window=window).batch(np.random.default_rng(0), 1, difficulty)
+
+
+def test_what_just_fits() -> None:
+    for window, windows, form in ((108, 1, "all"), (57, 2, "first"), (54, 2, "all"), (36, 3, "last")):
+        draw(Difficulty(windows=windows, depth=2, form=form), size=2, task=Gsm(window=window))
