@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -21,19 +21,22 @@ class Window:
     mask: ``[B, T]`` bool, False at padding; None when nothing is padded.
     labels: ``[B, T]``, the token that follows, ``IGNORE`` where no loss is wanted.
     depth: ``[B, T]``, the depth of the question that a label answers; 0 for other labels.
+    trace: denser supervision, where a task has it: for a pass, from 1, and the number of passes, what the hidden states
+        behind that pass are to tell, ``[B, T]``, ``IGNORE`` where nothing.
     """
 
     ids: Tensor
     labels: Tensor
     depth: Tensor
     mask: Tensor | None = None
+    trace: Callable[[int, int], Tensor] | None = None
 
     def to(self, device: str) -> Window:
         """The same on another device."""
         mask = None if self.mask is None else self.mask.to(device)
         moved = (tensor.to(device) for tensor in (self.ids, self.labels, self.depth))
         ids, labels, depth = moved
-        return Window(ids=ids, labels=labels, depth=depth, mask=mask)
+        return Window(ids=ids, labels=labels, depth=depth, mask=mask, trace=self.trace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +69,9 @@ class Difficulty:
     form: str = "plain"
     focus: float = 0.0
 
-    def draw(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        """Depths of ``size`` questions, ``[size]``."""
-        depths = rng.integers(1, self.depth + 1, size)
+    def draw(self, rng: np.random.Generator, size: int, stride: int = 1) -> np.ndarray:
+        """Depths of ``size`` questions, ``[size]``: the full depth, or multiples of ``stride`` up to it."""
+        depths = stride * rng.integers(1, self.depth // stride + 1, size)
         if self.focus:
             depths[rng.random(size) < self.focus] = self.depth
         return depths

@@ -6,10 +6,12 @@ Source of the task: arXiv 2605.26099; periodic boundary (with a zero boundary th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agentsleep.errors import SettingsError
 from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Window
@@ -33,15 +35,22 @@ class Rule110:
     neighbours can be found across the seam of the ring.
 
     A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, position`` and its answer is a bit. So t
-    is known before the sleep, as in the paper, where a run has one t.
+    is known before the sleep, as in the paper, where a run has one t. Only multiples of ``stride`` are asked.
     Two forms: ``plain`` asks the first bit of every string, as the paper does; ``dense`` all bits of one string a row.
     """
 
     bits: int = 24
     max_depth: int = 8
     strings: int = 1
+    stride: int = 1
     tagged: bool = False
     name: str = "rule110"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.max_depth:
+            raise SettingsError(
+                f"the stride of rule110 is {self.stride}; it must lie in 1..{self.max_depth}, max_depth"
+            )
 
     @property
     def vocab_size(self) -> int:
@@ -58,7 +67,7 @@ class Rule110:
 
     @property
     def depths(self) -> Sequence[int]:
-        return range(1, self.max_depth + 1)
+        return range(self.stride, self.max_depth + 1, self.stride)
 
     def chance(self) -> float:
         return 0.5
@@ -73,8 +82,8 @@ class Rule110:
             raise SettingsError(f"rule110 has no form {difficulty.form!r}; it has {', '.join(FORMS)}")
         if not 1 <= difficulty.windows <= self.strings:
             raise SettingsError(f"{difficulty.windows} windows, but the task has {self.strings} strings")
-        if not 1 <= difficulty.depth <= self.max_depth:
-            raise SettingsError(f"depth {difficulty.depth} is outside of 1..{self.max_depth}")
+        if difficulty.depth not in self.depths:
+            raise SettingsError(f"depth {difficulty.depth} is none of the steps that are asked, {list(self.depths)}")
         count = difficulty.windows
         start = rng.integers(0, 2, (size, count, self.bits))
         states = [start]
@@ -82,13 +91,14 @@ class Rule110:
             states.append(step110(states[-1]))
         after = np.stack(states)  # [t, B, strings, bits]
         string_token = 2 + self.max_depth + self.bits + np.arange(count)
-        t = difficulty.draw(rng, size)
+        t = difficulty.draw(rng, size, self.stride)
         rows = np.arange(size)
         read = self._tags + 2 * np.arange(self.bits) + start if self.tagged else start
         context = []
         for s in range(count):
             ids = np.concatenate((np.full((size, 1), string_token[s]), 2 + t[:, None] - 1, read[:, s]), 1)
-            context.append(_window(ids, np.full_like(ids, IGNORE), np.zeros_like(ids)))
+            window = _window(ids, np.full_like(ids, IGNORE), np.zeros_like(ids))
+            context.append(replace(window, trace=partial(_trace, after[:, :, s], t)))
         if difficulty.form == "dense":
             which = rng.integers(0, count, size)
             asked = [(which, np.full(size, p)) for p in rng.permutation(self.bits)]
@@ -103,6 +113,20 @@ class Rule110:
             context=context,
             questions=[_window(np.concatenate(parts, 1), np.concatenate(labels, 1), np.concatenate(depth, 1))],
         )
+
+
+def _trace(after: np.ndarray, t: np.ndarray, number: int, passes: int) -> Tensor:
+    """What the tokens of a window, ``[B, 2 + bits]``, should tell behind a pass: the automaton on its way.
+
+    The first pass stores the string, the others share the t steps; a single pass leaves all to the question. Behind s
+    steps the token of bit j is asked for bit j - s, which follows from bits j - 2s to j; where these go round the ring,
+    from the fast weights that the pass before has left.
+    """
+    _, rows, bits = after.shape
+    done = t * (number - 1) // max(1, passes - 1)
+    place = np.arange(bits)
+    told = after[done[:, None], np.arange(rows)[:, None], (place - done[:, None]) % bits]
+    return torch.from_numpy(np.concatenate((np.full((rows, 2), IGNORE), told), 1))
 
 
 def _window(ids: np.ndarray, labels: np.ndarray, depth: np.ndarray) -> Window:

@@ -30,7 +30,7 @@ class Visits:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A part of the curriculum: questions of up to ``start_depth`` hops, one more whenever the deepest is mastered.
+    """A part of the curriculum: questions of up to ``start_depth`` hops, ``stride`` more when the deepest is mastered.
 
     windows: numbers of windows, one drawn a batch.
     form: of the text.  mix: further forms; each entry is drawn as often as ``form``, to which alone the curriculum
@@ -46,6 +46,7 @@ class Stage:
     mix: tuple[str, ...] = ()
     start_depth: int = 1
     end_depth: int = 4
+    stride: int = 1
     focus: float = 0.0
     max_steps: int = 0
     visits: tuple[Visits, ...] | None = None
@@ -55,8 +56,9 @@ class Stage:
     def __post_init__(self) -> None:
         if not self.windows or min(self.windows) < 1:
             raise SettingsError(f"the windows of a stage are {self.windows}; name at least one number, each above 0")
-        if self.start_depth < 1:
-            raise SettingsError(f"the start_depth of a stage is {self.start_depth}; it must be at least 1")
+        for name in ("start_depth", "stride"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"the {name} of a stage is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.focus <= 1:
             raise SettingsError(f"the focus of a stage is {self.focus}; it is a part of the questions, 0 to 1")
         if self.batch is not None and self.batch < 1:
@@ -70,8 +72,8 @@ class TrainConfig:
     model: fields of NapConfig.  task: fields of the task.  visits: sleep depths, one drawn a batch.
     judge: (passes, rounds) whose answers the curriculum listens to.  mastered: accuracy that counts as mastered, over
     the last ``memory`` questions of that depth.  The run ends at ``max_steps`` or ``max_minutes`` of CPU time,
-    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.  eviction, recompute:
-    as for :func:`agentsleep.training.episode.read_batch`.  device: as torch names it.  bf16: autocast.
+    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.  eviction, recompute,
+    trace: as for :func:`agentsleep.training.episode.read_batch`.  device: as torch names it.  bf16: autocast.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class TrainConfig:
     eviction: str = "window"
     device: str = "cpu"
     recompute: bool = False
+    trace: float = 0.0
     clip: float = 1.0
     warmup: int = 100
     decay: float = 0.25
@@ -104,6 +107,8 @@ class TrainConfig:
         for name in ("muon_lr", "adamw_lr", "clip", "max_minutes", "checkpoint_minutes"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 0 <= self.trace < float("inf"):
+            raise SettingsError(f"trace is {self.trace}; it is a weight, at least 0")
         if not 0 <= self.decay <= 1:
             raise SettingsError(f"decay is {self.decay}; it is the part of the run, 0 to 1, in which the rates fall")
         if not self.curriculum:

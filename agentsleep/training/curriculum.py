@@ -57,7 +57,7 @@ class Curriculum:
         accuracy, asked = self.accuracy(self.depth)
         if asked >= self.config.memory and accuracy >= self.config.mastered:
             if self.depth < self.stage.end_depth:
-                self.depth += 1
+                self.depth = min(self.depth + self.stage.stride, self.stage.end_depth)
                 return True
             return self._next_stage()
         if self.stage.max_steps and self.stage_steps >= self.stage.max_steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from agentsleep.errors import SettingsError
-from agentsleep.sleep import Backbone, check_depth, deep_sleep, sleep
+from agentsleep.sleep import Backbone, Slept, check_depth, deep_sleep, passes_over, sleep
 from agentsleep.state import FastWeights
 from agentsleep.tasks.base import IGNORE, Batch, Window
 
@@ -100,6 +101,7 @@ def read_batch(
     state: FastWeights | None = None,
     eviction: str = "window",
     recompute: bool = False,
+    trace: float = 0.0,
 ) -> Outcome:
     """Reads a batch: the context with light sleeps of ``passes``, a deep sleep of ``rounds - 1`` further visits, then
     the questions, each window of which but the last is slept on too. Differentiable through all of it (full
@@ -111,19 +113,25 @@ def read_batch(
         state: where to start from; empty by default.
         eviction: ``window``: every window goes, what is left is the state. The two others are baselines: ``never``
             reads everything as one window, ``state`` empties the state with every window.
+        trace: weight of the denser supervision that the context windows of some tasks carry, behind every pass of their
+            first visit.
         recompute: no activations are kept for the backward, see :class:`Recomputed`.
 
     Raises:
-        SettingsError: passes or rounds below 1, or an eviction that does not fit them.
+        SettingsError: passes or rounds below 1, an eviction that does not fit them, or a trace that is no weight.
     """
     check_depth(passes, rounds)
     check_eviction(eviction, passes, rounds)
+    if not 0 <= trace < float("inf"):
+        raise SettingsError(f"trace is {trace}; it is a weight, at least 0")
     if eviction == "never":
         batch = Batch(context=[], questions=[joined([*batch.context, *batch.questions])])
     logits, labels, depth, row = [], [], [], []
     if recompute:
         model = Recomputed(model)
-    for window, hidden in _walk(model, batch, passes, rounds, state or FastWeights(), forget=eviction == "state"):
+    traces: list[Tensor] | None = [] if trace else None
+    walk = _walk(model, batch, passes, rounds, state or FastWeights(), forget=eviction == "state", traces=traces)
+    for window, hidden in walk:
         asked = window.labels != IGNORE
         if bool(asked.any()):
             logits.append(model.readout(hidden[asked]))
@@ -132,6 +140,8 @@ def read_batch(
             row.append(asked.nonzero()[:, 0])
     all_logits, all_labels, all_depth = torch.cat(logits), torch.cat(labels), torch.cat(depth)
     loss = balanced(F.cross_entropy(all_logits.float(), all_labels, reduction="none"), all_depth)
+    if traces:
+        loss = loss + trace * torch.stack(traces).mean()
     return Outcome(loss, all_logits.detach().argmax(-1) == all_labels, all_depth, torch.cat(row))
 
 
@@ -158,6 +168,18 @@ def balanced(losses: Tensor, depth: Tensor) -> Tensor:
     return torch.stack(parts).sum() / (1.0 if bool(answers.any()) else 0.25)
 
 
+def _traced(model: LanguageModel, window: Window, state: FastWeights, passes: int, traces: list[Tensor]) -> Slept:
+    """A sleep whose every pass is told what it should hold; one loss for each that is told anything."""
+    assert window.trace is not None
+    for number, (hidden, left) in enumerate(islice(passes_over(model, window.ids, state, window.mask), passes), 1):
+        slept = left
+        labels = window.trace(number, passes).to(hidden.device)
+        told = labels != IGNORE
+        if bool(told.any()):
+            traces.append(F.cross_entropy(model.readout(hidden[told]).float(), labels[told]))
+    return slept
+
+
 def _walk(
     model: LanguageModel,
     batch: Batch,
@@ -166,10 +188,14 @@ def _walk(
     state: FastWeights,
     *,
     forget: bool,
+    traces: list[Tensor] | None = None,
 ) -> Iterator[tuple[Window, Tensor]]:
-    """Every window with the hidden states of its first reading, ``[B, T, D]``."""
+    """Every window with the hidden states of its first reading, ``[B, T, D]``; ``traces`` takes losses."""
     for window in batch.context:
-        slept = sleep(model, window.ids, state, passes=passes, mask=window.mask)
+        if traces is None or window.trace is None:
+            slept = sleep(model, window.ids, state, passes=passes, mask=window.mask)
+        else:
+            slept = _traced(model, window, state, passes, traces)
         state = FastWeights() if forget else slept.state
         yield window, slept.hidden
     if rounds > 1 and not forget:

@@ -23,6 +23,7 @@ from agentsleep.training.curriculum import Curriculum
 from agentsleep.training.episode import read_batch
 
 CHECKPOINT, HISTORY, RECORD = "checkpoint.pt", "history.jsonl", "record.json"
+PARTS = ("config", "model", "optimisers", "curriculum", "rng", "step", "seconds", "tokens")  # of a checkpoint
 LOG_EVERY = 25  # steps
 
 
@@ -117,6 +118,7 @@ class Trainer:
                 rounds=visits.rounds,
                 eviction=self.config.eviction,
                 recompute=self.config.recompute,
+                trace=self.config.trace,
             )
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -193,24 +195,32 @@ class Trainer:
 
         Raises:
             SettingsError: no checkpoint there, or one of another model or task.
-            CheckpointDamaged: it cannot be read.
+            CheckpointDamaged: it cannot be read, or lacks a part. The trainer may then hold some of the others.
         """
         path = self.out / CHECKPOINT
         if not path.exists():
             raise SettingsError(f"nothing to resume: no {path}; start without --resume")
         try:
             saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.config.device)
+            if missing := [part for part in PARTS if part not in saved]:
+                raise ValueError(f"it lacks {', '.join(missing)}")
             before = json.loads(saved["config"])
+            now = json.loads(self._config())  # as JSON too: there a tuple is a list
+            other = any(before[part] != now[part] for part in ("model", "task"))
         except Exception as error:  # torch raises many kinds for a damaged file
-            raise CheckpointDamaged(f"{path} cannot be read ({error}); start again without --resume") from error
-        now = json.loads(self._config())  # as JSON too: there a tuple is a list
-        if any(before[part] != now[part] for part in ("model", "task")):
+            raise _damaged(path, error) from error
+        if other:
             raise SettingsError(f"{path} was made with another model or task; give the same, or another --out")
-        self.model.load_state_dict(saved["model"])
-        for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        self.curriculum.load_state_dict(saved["curriculum"])
-        self.rng.bit_generator.state = json.loads(saved["rng"])
+        try:
+            self.model.load_state_dict(saved["model"])
+            for optimiser, state in zip(self.optimisers, saved["optimisers"], strict=True):
+                optimiser.load_state_dict(state)
+            self.curriculum.load_state_dict(saved["curriculum"])
+            self.rng.bit_generator.state = json.loads(saved["rng"])
+        except SettingsError:  # of the curriculum; a ValueError too
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:  # a part that is not whole itself
+            raise _damaged(path, error) from error
         self.step, self.seconds, self.tokens = saved["step"], saved["seconds"], saved["tokens"]
 
     def export(self) -> None:
@@ -227,3 +237,8 @@ class Trainer:
             "torch": torch.__version__,
         }
         (self.out / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointDamaged:
+    why = f"it lacks {error}" if isinstance(error, KeyError) else error
+    return CheckpointDamaged(f"{path} cannot be read ({why}); start again without --resume, in another --out")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from agentsleep.errors import CheckpointDamaged, InputError, SettingsError
-from agentsleep.reproduce import document
-from agentsleep.reproduce.campaign import Campaign, carry_out
+from agentsleep.reproduce import document, plan
+from agentsleep.reproduce.campaign import Campaign, _one, carry_out
 from agentsleep.reproduce.plan import load_table
 from agentsleep.reproduce.publish import publish
 from agentsleep.reproduce.runs import POINTS, thinned
@@ -184,6 +187,18 @@ def test_without_resume_all_is_done_anew(begin: Begin) -> None:
     assert {key: run["rows"] for key, run in runs(campaign).items()} == {k: run["rows"] for k, run in before.items()}
 
 
+def test_a_job_can_be_sent_to_another_process(begin: Begin, tmp_path: Path) -> None:
+    """It takes all that it needs along, and reads no plan there."""
+    campaign = begin()
+    sent = pickle.dumps((partial(_one, campaign, None), campaign.jobs()))
+    plan._read.cache_clear()
+    shutil.rmtree(tmp_path / "package")
+    work, jobs = pickle.loads(sent)  # noqa: S301 - its own
+    work(jobs[0])
+    assert list(runs(campaign)) == [("hops/n1", 0)]
+
+
+@pytest.mark.slow
 def test_workers_change_nothing_but_the_time(begin: Begin) -> None:
     alone, together = begin(seeds=2, place="alone"), begin(seeds=2, place="together")
     parts: list[float] = []
@@ -227,7 +242,7 @@ def test_settings_that_do_not_work_are_found_before_training(begin: Begin, plans
 def test_nothing_to_publish(begin: Begin) -> None:
     campaign = begin()
     with pytest.raises(
-        InputError, match="nothing is measured yet: no runs in .*two.json; use 'agentsleep reproduce two'"
+        InputError, match=r"nothing is measured yet: no runs in .*two\.json; use 'agentsleep reproduce two'"
     ):
         publish(campaign.table, campaign.out)
     campaign.out.mkdir(parents=True)
@@ -245,7 +260,7 @@ def test_a_history_is_thinned_evenly_up_to_its_last_row(length) -> None:
     found = thinned(history, (1, 1))
     steps = [row["step"] for row in found]
     assert min(length, POINTS // 2) <= len(steps) <= POINTS
-    assert len({b - a for a, b in zip(steps, steps[1:], strict=False)}) <= 1
+    assert len({b - a for a, b in pairwise(steps)}) <= 1
     assert steps[-1:] == [row["step"] for row in history[-1:]]
     assert all(row["loss"] == 0.1235 and row["accuracy"] == {"1": 0.9877} for row in found)
 

@@ -12,7 +12,6 @@ import torch
 
 from agentsleep.auto import sleep_until
 from agentsleep.gauge import written
-from agentsleep.models.nap import NapForCausalLM
 from agentsleep.reproduce.flops import sleep_flops, training_flops
 from agentsleep.reproduce.inner import auto, single_questions, writes
 from agentsleep.reproduce.keeping import retention
@@ -26,7 +25,7 @@ from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Window
 from agentsleep.training.config import config_from
 from agentsleep.training.episode import read_batch
 from agentsleep.training.runs import make_task
-from tests.tiny import assert_same_state, tiny, tokens
+from tests.tiny import assert_same_state, tiny
 
 DEPO = {"nodes": 6, "max_depth": 4, "symbols": 8}
 FACTS = {"facts": 3, "symbols": 4, "values": 4, "noise": 2, "ask": "any"}
@@ -151,8 +150,8 @@ def test_a_state_that_was_saved_answers_as_the_one_that_was_not(measured: Path) 
     keys = ("form", "later", "facts", "passes", "accuracy", "questions")
     kept, restored = ([{k: r[k] for k in keys} for r in rows if r["restored"] is which] for which in (False, True))
     assert restored == [row for row in kept if row["later"] == 1]
-    assert len(restored) == 4  # two forms, two numbers of passes
-    assert {row["accuracy"] for row in kept} - {0.0, 1.0}
+    assert len(restored) == 1
+    assert all(0 < row["accuracy"] < 1 for row in kept)
     folder = measured / "runs/small/facts/random/0"
     assert not list(folder.glob("state-*"))
 
@@ -292,12 +291,11 @@ def test_flops_of_a_block_by_hand() -> None:
     """Its matrices, 2 FLOPs a weight and token, and what lies between them."""
     model = tiny("a")
     matrices = sum(p.numel() for name, p in model.named_parameters() if name.startswith("layers.") and p.ndim == 2)
-    scores = 2 * 2 * 24 * 24 * 16  # two products [T, T] x D; causal ones are counted as full
+    scores = 2 * 2 * 24 * 24 * 16  # two products [T, T] x D; of the causal half all is counted
     assert sleep_flops(model, 24, 1) == 2 * 24 * matrices + scores
 
 
 def test_flops_of_training() -> None:
-    model: NapForCausalLM = tiny("as")
+    model = tiny("as")
     assert training_flops(model, 240, 24) == 30 * sleep_flops(model, 24, 1)
     assert training_flops(model, 0, 24) == 0
-    assert tokens(1, 24).numel() == 24

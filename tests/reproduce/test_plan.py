@@ -137,8 +137,8 @@ def test_a_digest_tells_settings_apart(plans: Path) -> None:
     change(
         plans,
         "tables",
-        'arms = ["hops/random", "hops/n1"], windows = [1]',
-        'arms = ["hops/random", "hops/n1"], windows = [2]',
+        'arms = ["hops/random", "hops/n1"]\nwindows = [1]',
+        'arms = ["hops/random", "hops/n1"]\nwindows = [2]',
     )
     assert load_table("two").digest("hops/n1") != measures
 

@@ -74,7 +74,7 @@ ask = "any"
 
 [arms.random]
 label = "sleep"
-passes = [1, 2]
+passes = [2]
 set = {{ visits = [{{ passes = 1 }}, {{ passes = 2 }}] }}
 
 [arms.full]
@@ -161,7 +161,7 @@ title = "Retention"
 measure = "retention"
 arms = ["facts/full", "facts/random"]
 later = [0, 1]
-forms = ["filler", "facts"]
+forms = ["facts"]
 restored = [1]
 batches = 2
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,17 @@ def test_a_batch_moves_with_all_its_tensors() -> None:
     assert here.context[0].mask is mask
 
 
+def test_a_trace_moves_with_its_window() -> None:
+    def trace(number: int, passes: int) -> torch.Tensor:
+        return torch.full((2, 3), number)
+
+    traced = dataclasses.replace(some(3), trace=trace)
+    moved = Batch(context=[some(2), traced], questions=[some(4)]).to("meta")
+    assert [window.trace for window in moved.context] == [None, trace]
+    assert moved.questions[0].trace is None
+    assert moved.context[1].ids.device.type == "meta"
+
+
 def test_tokens_of_all_passes_and_rounds() -> None:
     mask = torch.tensor([[True, False], [True, True]])
     batch = Batch(context=[some(2, mask), some(3)], questions=[some(5), some(7), some(11)])
@@ -91,6 +104,18 @@ def test_depths_are_drawn_from_all_of_them_or_from_the_deepest() -> None:
     assert (Difficulty(windows=1, depth=4, focus=1.0).draw(np.random.default_rng(0), 50) == 4).all()
     again = Difficulty(windows=1, depth=4).draw(np.random.default_rng(0), 4000)
     assert (again == drawn).all()
+
+
+def test_depths_are_drawn_in_strides() -> None:
+    counts = np.bincount(Difficulty(windows=1, depth=12).draw(np.random.default_rng(0), 3000, 4), minlength=13)
+    assert np.flatnonzero(counts).tolist() == [4, 8, 12]
+    assert (counts[[4, 8, 12]] > 880).all()
+    focused = Difficulty(windows=1, depth=12, focus=0.5).draw(np.random.default_rng(0), 3000, 4)
+    counts = np.bincount(focused, minlength=13)
+    assert np.flatnonzero(counts).tolist() == [4, 8, 12]
+    assert 1900 < counts[12] < 2100  # half, and a third of the other half
+    plain, ones = (Difficulty(windows=1, depth=4).draw(np.random.default_rng(0), 50, *s) for s in ((), (1,)))
+    assert (plain == ones).all()
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))

@@ -5,6 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 
 from agentsleep.errors import SettingsError
 from agentsleep.tasks import IGNORE, Batch, Difficulty, Rule110
@@ -121,6 +122,99 @@ def test_focus_asks_for_the_full_depth() -> None:
     assert 90 < drawn[5] < 150  # half, and a fifth of the others
 
 
+def on_the_way(bits: list[int], steps: int) -> list[int]:
+    """What the token of every bit is to tell, counted cell by cell: bit j - steps, from bits j - 2 steps to j."""
+    told = []
+    for j in range(len(bits)):
+        cone = [bits[i % len(bits)] for i in range(j - 2 * steps, j + 1)]
+        while len(cone) > 1:
+            cone = [TABLE[cone[i - 1], cone[i], cone[i + 1]] for i in range(1, len(cone) - 1)]
+        told += cone
+    return told
+
+
+@pytest.mark.parametrize("tagged", [False, True])
+@pytest.mark.parametrize("form", ["plain", "dense"])
+@pytest.mark.parametrize("passes", [1, 2, 3, 4, 8])
+def test_a_trace_is_the_automaton_on_its_way(passes: int, form: str, tagged: bool) -> None:
+    """With one to seven steps in three shares and the like, so these are not whole, and the ring is gone round."""
+    task = Rule110(bits=9, max_depth=8, strings=2, tagged=tagged)
+    batch = task.batch(np.random.default_rng(0), 20, Difficulty(windows=2, depth=7, form=form))
+    steps = [steps_of(batch, row) for row in range(20)]
+    assert sorted(set(steps)) == [1, 2, 3, 4, 5, 6, 7]
+    for number in range(1, passes + 1):
+        for window, name in zip(batch.context, (2 + 8 + 9, 2 + 8 + 9 + 1), strict=True):
+            assert window.trace is not None
+            labels = window.trace(number, passes)
+            assert (labels.shape, labels.dtype) == (window.ids.shape, window.labels.dtype)
+            for row in range(20):
+                shares = max(1, passes - 1)  # all passes but the first make one
+                done = max(s for s in range(8) if s * shares <= steps[row] * (number - 1))
+                wanted = on_the_way(strings_of(task, batch, row)[name], done)
+                assert labels[row].tolist() == [IGNORE, IGNORE, *wanted]
+
+
+def test_a_trace_by_hand() -> None:
+    """Five steps in three passes: the first stores, the second makes two of them, the third those that are left."""
+    task = Rule110(bits=6, max_depth=5)
+    batch = task.batch(np.random.default_rng(0), 3, Difficulty(windows=1, depth=5, focus=1.0))
+    (window,) = batch.context
+    assert window.trace is not None
+    stored, made, whole = (window.trace(number, 3)[:, 2:] for number in (1, 2, 3))
+    assert torch.equal(window.trace(1, 1)[:, 2:], stored)  # a single pass leaves all steps to the question
+    for row in range(3):
+        start = real(window, row)[2:]
+        assert stored[row].tolist() == start
+        two = by_table(start, 2)
+        assert made[row].tolist() == [two[4], two[5], two[0], two[1], two[2], two[3]]
+        five = by_table(start, 5)
+        assert whole[row].tolist() == [five[1], five[2], five[3], five[4], five[5], five[0]]
+    assert batch.questions[0].trace is None
+    assert (window.labels == IGNORE).all()  # a trace is no label
+
+
+def test_a_trace_can_be_asked_again() -> None:
+    (window,) = Rule110().batch(np.random.default_rng(0), 4, Difficulty(windows=1, depth=8)).context
+    assert window.trace is not None
+    first = window.trace(3, 4)
+    first.fill_(7)  # whoever gets it may keep it
+    again = window.trace(3, 4)
+    assert int(again.max()) == 1
+    assert not torch.equal(again, window.trace(2, 4))
+
+
+@pytest.mark.parametrize("form", ["plain", "dense"])
+def test_only_multiples_of_the_stride_are_asked(form: str) -> None:
+    task = Rule110(bits=5, max_depth=13, stride=4)
+    assert list(task.depths) == [4, 8, 12]
+    assert task.vocab_size == Rule110(bits=5, max_depth=13).vocab_size
+    batch = task.batch(np.random.default_rng(0), 60, Difficulty(windows=1, depth=12, form=form))
+    check_form(task, batch, 60)
+    assert {steps_of(batch, row) for row in range(60)} == {4, 8, 12}
+    (questions,) = batch.questions
+    assert {int(d) for d in questions.depth.unique()} == {0, 4, 8, 12}
+    for row in range(60):
+        (bits,) = strings_of(task, batch, row).values()
+        position = real(questions, row)[1] - 2 - task.max_depth
+        assert int(questions.labels[row, 1]) == by_table(bits, steps_of(batch, row))[position]
+    batch = task.batch(np.random.default_rng(0), 30, Difficulty(windows=1, depth=8, form=form))
+    assert {steps_of(batch, row) for row in range(30)} == {4, 8}
+
+
+@pytest.mark.parametrize("depth", [0, 1, 5, 11, 13, 16])
+def test_a_depth_between_two_strides(depth: int) -> None:
+    task = Rule110(max_depth=13, stride=4)
+    with pytest.raises(SettingsError, match=rf"depth {depth} is none of the steps that are asked, \[4, 8, 12\]"):
+        task.batch(np.random.default_rng(0), 1, Difficulty(windows=1, depth=depth))
+
+
+@pytest.mark.parametrize("stride", [0, -1, 9])
+def test_strides_that_are_none(stride: int) -> None:
+    with pytest.raises(SettingsError, match=rf"stride of rule110 is {stride}; it must lie in 1\.\.8"):
+        Rule110(max_depth=8, stride=stride)
+    assert list(Rule110(max_depth=8, stride=8).depths) == [8]
+
+
 @pytest.mark.parametrize("form", ["plain", "dense"])
 def test_seeds(form: str) -> None:
     check_seeds(Rule110(strings=2), Difficulty(windows=2, depth=4, form=form))
@@ -144,7 +238,7 @@ def test_sizes() -> None:
     [
         (Difficulty(windows=2, depth=1), "2 windows, but the task has 1 strings"),
         (Difficulty(windows=0, depth=1), "0 windows"),
-        (Difficulty(windows=1, depth=9), "depth 9 is outside of 1..8"),
+        (Difficulty(windows=1, depth=9), r"depth 9 is none of the steps that are asked, \[1, 2, 3, 4, 5, 6, 7, 8\]"),
         (Difficulty(windows=1, depth=0), "depth 0"),
         (Difficulty(windows=1, depth=1, form="live"), "rule110 has no form 'live'; it has plain, dense"),
         (Difficulty(windows=1, depth=1, form=""), "rule110 has no form ''"),

@@ -82,6 +82,19 @@ curriculum = [{ focus = 0.5 }]
     assert config_from({"eviction": "state"}).eviction == "state"  # with any passes
 
 
+def test_denser_supervision_and_wider_strides(tmp_path: Path) -> None:
+    text = """
+trace = 0.5
+curriculum = [{ start_depth = 4, end_depth = 16, stride = 4 }, {}]
+"""
+    config = load_config(write(tmp_path, text))
+    assert config.trace == 0.5
+    assert [stage.stride for stage in config.curriculum] == [4, 1]
+    assert config_from(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert (TrainConfig().trace, Stage().stride) == (0.0, 1)
+    assert config_from({"trace": 0}).trace == 0
+
+
 def test_overrides_take_precedence_unless_they_are_none(tmp_path: Path) -> None:
     path = write(tmp_path, WHOLE)
     assert load_config(path, seed=7, max_minutes=None).seed == 7
@@ -147,6 +160,9 @@ def test_no_toml(tmp_path: Path, data: bytes) -> None:
         ({"curriculum": [{"windows": []}]}, "the windows of a stage are"),
         ({"curriculum": [{"windows": [2, 0]}]}, "the windows of a stage are"),
         ({"curriculum": [{"start_depth": 0}]}, "start_depth of a stage is 0"),
+        ({"curriculum": [{"stride": 0}]}, "stride of a stage is 0; it must be at least 1"),
+        ({"curriculum": [{}, {"stride": -4}]}, "stride of a stage is -4"),
+        ({"curriculum": [{"stride": "four"}]}, "wrong form"),
         ({"curriculum": [{"batch": 0}]}, "batch of a stage is 0"),
         ({"curriculum": [{"focus": 1.5}]}, "focus of a stage is 1.5; it is a part of the questions, 0 to 1"),
         ({"curriculum": [{"focus": -0.5}]}, "focus of a stage is -0.5"),
@@ -160,6 +176,10 @@ def test_no_toml(tmp_path: Path, data: bytes) -> None:
         ),
         ({"muon_lr": 0}, "muon_lr is 0; it must be above 0"),
         ({"clip": float("nan")}, "clip is nan"),
+        ({"trace": -0.5}, "trace is -0.5; it is a weight, at least 0"),
+        ({"trace": float("nan")}, "trace is nan"),
+        ({"trace": float("inf")}, "trace is inf"),
+        ({"trace": "much"}, "wrong form"),
         ({"decay": 1.5}, "decay is 1.5; it is the part of the run"),
     ],
 )

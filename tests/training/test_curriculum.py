@@ -104,6 +104,30 @@ def test_the_depth_a_stage_starts_with(start: int, end: int, wanted: int) -> Non
     assert run.depth == wanted
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "stride", "wanted"),
+    [(4, 16, 4, [4, 8, 12, 16]), (1, 8, 3, [1, 4, 7, 8]), (2, 3, 9, [2, 3]), (1, 3, 1, [1, 2, 3])],
+)
+def test_a_stage_grows_by_its_stride_up_to_its_end(start: int, end: int, stride: int, wanted: list[int]) -> None:
+    run = curriculum(Stage(start_depth=start, end_depth=end, stride=stride), Stage(end_depth=end))
+    seen = []
+    while run.stage_index == 0:
+        seen.append(run.depth)
+        assert not heard(run, JUDGE, {run.depth: (80, 100)})
+        assert heard(run, JUDGE, {run.depth: (100, 100)})
+    assert seen == wanted
+    assert run.depth == end
+
+
+def test_every_stage_has_its_own_stride() -> None:
+    run = curriculum(Stage(end_depth=3, stride=2), Stage(start_depth=3, end_depth=9, stride=4), Stage(end_depth=10))
+    depths = []
+    for _ in range(7):
+        depths.append((run.stage_index, run.depth))
+        heard(run, JUDGE, {run.depth: (100, 100)})
+    assert depths == [(0, 1), (0, 3), (1, 3), (1, 7), (1, 9), (2, 9), (2, 10)]
+
+
 def test_the_last_stage_has_no_end() -> None:
     run = curriculum(Stage(end_depth=1, max_steps=5))
     for _ in range(20):

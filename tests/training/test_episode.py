@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from agentsleep.errors import SettingsError
 from agentsleep.models.nap import NapForCausalLM
-from agentsleep.sleep import sleep
+from agentsleep.sleep import passes_over, sleep
 from agentsleep.state import FastWeights
-from agentsleep.tasks import IGNORE, Batch, Window
-from agentsleep.training.episode import Outcome, balanced, check_eviction, read_batch
+from agentsleep.tasks import IGNORE, Batch, Difficulty, Rule110, Window
+from agentsleep.training.episode import Outcome, _traced, _walk, balanced, check_eviction, read_batch
 from tests.tiny import RULES, assert_close, precise, some_state, tokens
 
 
@@ -262,3 +266,166 @@ def test_answers_belong_to_their_episodes() -> None:
             if d == depth and not c
         }
         assert (right, episodes) == (len(rows - wrong), len(rows))
+
+
+def traced(shown: Window, told: dict[int, list[int]]) -> Window:
+    """By pass, the places of the window at which its hidden states are to tell a token; other passes tell nothing."""
+    targets = {}
+    for number, places in told.items():
+        targets[number] = torch.full(shown.ids.shape, IGNORE)
+        targets[number][:, places] = tokens(2, len(places))
+    nothing = torch.full(shown.ids.shape, IGNORE)
+    return dataclasses.replace(shown, trace=lambda number, passes: targets.get(number, nothing))
+
+
+def must_not(number: int, passes: int) -> Tensor:
+    raise AssertionError(f"pass {number} of {passes} was asked for a trace")
+
+
+def some_traced() -> Batch:
+    """A window without a trace, one that is told something behind passes 1 and 3, one behind 2 and 4."""
+    plain = some_batch()
+    one, two, three = plain.context
+    context = [one, traced(two, {1: [0, 2, 3], 3: [1]}), traced(three, {2: [0, 1, 2, 3], 4: [0, 3]})]
+    return Batch(context=context, questions=plain.questions)
+
+
+def traces_of(model: NapForCausalLM, batch: Batch, passes: int, state: FastWeights, forget: bool = False) -> Tensor:
+    """The mean over all that is told of the cross-entropy, pass by pass, with the state carried on by hand."""
+    losses = []
+    for shown in batch.context:
+        walk = passes_over(model, shown.ids, state, shown.mask)
+        for number in range(1, passes + 1):
+            hidden, slept = next(walk)
+            labels = torch.full(shown.ids.shape, IGNORE) if shown.trace is None else shown.trace(number, passes)
+            logits = model.lm_head(model.norm(hidden)).float().log_softmax(-1)
+            told = [-logits[r, p, labels[r, p]] for r, p in (labels != IGNORE).nonzero().tolist()]
+            if told:
+                losses.append(torch.stack(told).mean())
+        state = FastWeights() if forget else slept.state
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize(
+    ("rule", "passes", "rounds", "eviction"),
+    [
+        ("delta", 1, 1, "window"),
+        ("hebbian", 2, 1, "window"),
+        ("delta", 4, 1, "window"),
+        ("hebbian", 3, 2, "window"),
+        ("delta", 3, 1, "state"),
+    ],
+)
+def test_a_trace_adds_the_losses_of_the_passes(rule: str, passes: int, rounds: int, eviction: str) -> None:
+    model, batch = precise(rule=rule), some_traced()
+    opening = some_state(model, 2)
+    how: dict[str, Any] = {"passes": passes, "rounds": rounds, "state": opening, "eviction": eviction}
+    plain = read_batch(model, batch, **how)
+    wanted = traces_of(model, batch, passes, opening, forget=eviction == "state")
+    for weight in (0.5, 2.0):
+        outcome = read_batch(model, batch, trace=weight, **how)
+        assert_close(outcome.loss - plain.loss, weight * wanted, 1e-5)
+        for name in ("correct", "depth", "row"):
+            assert torch.equal(getattr(outcome, name), getattr(plain, name))
+        assert outcome.hits() == plain.hits()
+    weights = list(model.parameters())
+    gradients = (torch.autograd.grad(loss, weights) for loss in (outcome.loss, plain.loss + 2 * wanted))
+    for a, b in zip(*gradients, strict=True):
+        assert_close(a, b, 1e-5)
+    assert float(wanted.detach()) > 1
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(1, 1), (4, 1), (2, 2)])
+def test_a_trace_leaves_the_state_as_it_is(passes: int, rounds: int) -> None:
+    """And all that is read from it, to the bit."""
+    model, batch = precise(), some_traced()
+    opening = some_state(model, 2)
+    told: list[Tensor] = []
+    for forget in (False, True):
+        plain, other = (
+            [hidden for _, hidden in _walk(model, batch, passes, rounds, opening, forget=forget, traces=traces)]
+            for traces in (None, told)
+        )
+        assert len(plain) == len(other) == 6
+        assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+    told.clear()
+    shown = batch.context[1]
+    with_trace = _traced(model, shown, opening, passes, told)
+    without = sleep(model, shown.ids, opening, passes=passes, mask=shown.mask)
+    assert torch.equal(with_trace.hidden, without.hidden)
+    assert list(with_trace.state) == list(without.state)
+    assert all(torch.equal(with_trace.state[name], without.state[name]) for name in without.state)
+    assert len(told) == (2 if passes >= 3 else 1)
+
+
+def test_no_weight_is_no_trace() -> None:
+    model, plain = precise(), some_batch()
+    asking = [dataclasses.replace(shown, trace=must_not) for shown in plain.context]
+    found = []
+    for batch, how in ((plain, {}), (Batch(context=asking, questions=plain.questions), {"trace": 0.0})):
+        loss = read_batch(model, batch, passes=2, rounds=2, **how).loss
+        found.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_windows_without_a_trace_are_read_as_ever() -> None:
+    model, batch = precise(), some_batch()
+    plain, weighted = read_batch(model, batch, passes=2), read_batch(model, batch, passes=2, trace=0.5)
+    assert torch.equal(plain.loss, weighted.loss)
+    nothing = [traced(shown, {}) for shown in batch.context]  # a trace that tells nothing
+    told = read_batch(model, Batch(context=nothing, questions=batch.questions), passes=2, trace=0.5)
+    assert torch.equal(plain.loss, told.loss)
+    alone = Batch(context=[], questions=batch.questions)
+    assert torch.isfinite(read_batch(model, alone, passes=2, trace=0.5).loss)
+
+
+@pytest.mark.parametrize(("passes", "rounds"), [(1, 1), (3, 1), (3, 3)])
+def test_a_trace_is_asked_once_a_pass_of_the_first_visit(passes: int, rounds: int) -> None:
+    model, batch, asked = precise(), some_batch(), []
+
+    def asking(i: int, shown: Window) -> Window:
+        def trace(number: int, of: int) -> Tensor:
+            asked.append((i, number, of))
+            return torch.zeros_like(shown.ids)
+
+        return dataclasses.replace(shown, trace=trace)
+
+    questions = [dataclasses.replace(shown, trace=must_not) for shown in batch.questions]
+    context = [asking(i, shown) for i, shown in enumerate(batch.context)]
+    read_batch(model, Batch(context=context, questions=questions), passes=passes, rounds=rounds, trace=0.5)
+    assert asked == [(i, number, passes) for i in range(3) for number in range(1, passes + 1)]
+
+
+def test_what_is_never_evicted_has_no_trace() -> None:
+    model, batch = precise(), some_batch()
+    plain = read_batch(model, batch, passes=1, eviction="never")
+    asking = Batch(
+        context=[dataclasses.replace(shown, trace=must_not) for shown in batch.context], questions=batch.questions
+    )
+    assert torch.equal(read_batch(model, asking, passes=1, eviction="never", trace=0.5).loss, plain.loss)
+
+
+def test_a_trace_can_be_recomputed() -> None:
+    model, batch = precise(), some_traced()
+    found = []
+    for recompute in (False, True):
+        loss = read_batch(model, batch, passes=2, recompute=recompute, trace=0.5).loss
+        found.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    for a, b in zip(*found, strict=True):
+        assert_close(a, b)
+
+
+def test_the_trace_of_a_task() -> None:
+    """Rule 110 with three passes of the tiny model, whose words are enough for it."""
+    task = Rule110(bits=6, max_depth=5, strings=2)
+    batch = task.batch(np.random.default_rng(0), 2, Difficulty(windows=2, depth=5, form="dense"))
+    model = precise()
+    assert task.vocab_size <= model.config.vocab_size
+    plain, outcome = read_batch(model, batch, passes=3), read_batch(model, batch.to("cpu"), passes=3, trace=0.25)
+    assert_close(outcome.loss - plain.loss, 0.25 * traces_of(model, batch, 3, FastWeights()), 1e-5)
+
+
+@pytest.mark.parametrize("trace", [-0.5, float("nan"), float("inf")])
+def test_traces_that_are_no_weight(trace: float) -> None:
+    with pytest.raises(SettingsError, match=f"trace is {trace}; it is a weight, at least 0"):
+        read_batch(precise(), some_batch(), passes=1, trace=trace)

@@ -17,7 +17,7 @@ from agentsleep.tasks import Batch, Depo, Difficulty
 from agentsleep.training import loop
 from agentsleep.training.config import Stage, TrainConfig, Visits
 from agentsleep.training.episode import Outcome, read_batch
-from agentsleep.training.loop import CHECKPOINT, HISTORY, RECORD, Progress, Trainer, optimisers
+from agentsleep.training.loop import CHECKPOINT, HISTORY, PARTS, RECORD, Progress, Trainer, optimisers
 
 MODEL = {
     "hidden_size": 16,
@@ -141,10 +141,10 @@ def test_visits_are_drawn_by_their_weights(tmp_path: Path, monkeypatch: pytest.M
     drawn: Counter[tuple[int, int]] = Counter()
 
     def note(
-        model: NapForCausalLM, batch: Batch, *, passes: int, rounds: int, eviction: str, recompute: bool
+        model: NapForCausalLM, batch: Batch, *, passes: int, rounds: int, eviction: str, recompute: bool, trace: float
     ) -> Outcome:
         drawn[passes, rounds] += 1
-        assert (eviction, recompute) == ("window", False)
+        assert (eviction, recompute, trace) == ("window", False, 0.0)
         loss = sum(p.sum() for p in model.parameters()) * 0  # type: ignore[assignment]
         none = torch.zeros(1)
         return Outcome(loss, none.bool(), none, none)  # type: ignore[arg-type]
@@ -171,7 +171,8 @@ def test_a_stage_draws_from_its_own_visits(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"eviction": "never"}, {"eviction": "state"}, {"recompute": True}, {"model": {"pattern": "aa"}}]
+    "changes",
+    [{"eviction": "never"}, {"eviction": "state"}, {"recompute": True}, {"trace": 0.5}, {"model": {"pattern": "aa"}}],
 )
 def test_it_reads_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     once = {"visits": (Visits(passes=1),), "judge": (1, 1)}
@@ -185,7 +186,9 @@ def test_it_reads_as_the_settings_say(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(loop, "read_batch", note)
     before = weights(run)
     run._train_step()
-    wanted = {"eviction": "window", "recompute": False} | {k: v for k, v in changes.items() if k != "model"}
+    wanted = {"eviction": "window", "recompute": False, "trace": 0.0} | {
+        k: v for k, v in changes.items() if k != "model"
+    }
     assert given == [{"passes": 1, "rounds": 1} | wanted]
     assert any(not torch.equal(t, before[name]) for name, t in run.model.state_dict().items())
 
@@ -326,7 +329,68 @@ def test_a_damaged_checkpoint(tmp_path: Path, keep: float) -> None:
 
 def test_a_file_that_is_no_checkpoint_of_a_run(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointDamaged, match=r"cannot be read \(it lacks config, model, optimisers,"):
+        trainer(tmp_path).resume()
+    torch.save(torch.zeros(2), tmp_path / CHECKPOINT)
     with pytest.raises(CheckpointDamaged, match="cannot be read"):
+        trainer(tmp_path).resume()
+
+
+def test_a_checkpoint_has_the_parts_that_are_asked_for(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=1).run()
+    assert list(torch.load(tmp_path / CHECKPOINT, weights_only=True)) == list(PARTS)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_checkpoint_that_lacks_a_part(tmp_path: Path, part: str) -> None:
+    """Such as one from before tokens were counted. Nothing of it is taken."""
+    trainer(tmp_path, max_steps=1).run()
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    del saved[part]
+    torch.save(saved, tmp_path / CHECKPOINT)
+    run = trainer(tmp_path)
+    before = weights(run)
+    words = rf"checkpoint\.pt cannot be read \(it lacks {part}\); start again without --resume, in another --out"
+    with pytest.raises(CheckpointDamaged, match=words):
+        run.resume()
+    assert all(torch.equal(t, before[name]) for name, t in weights(run).items())
+    assert (run.step, run.tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("part", "inner", "words"),
+    [
+        ("model", "lm_head.weight", "lm_head.weight"),
+        ("curriculum", "depth", "it lacks 'depth'"),
+        ("curriculum", "recent", "it lacks 'recent'"),
+        ("config", "task", "it lacks 'task'"),
+        ("rng", "state", "it lacks 'state'"),
+    ],
+)
+def test_a_part_that_is_not_whole(tmp_path: Path, part: str, inner: str, words: str) -> None:
+    trainer(tmp_path, max_steps=1).run()
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    as_json = isinstance(saved[part], str)
+    values = json.loads(saved[part]) if as_json else saved[part]
+    del values[inner]
+    saved[part] = json.dumps(values) if as_json else values
+    torch.save(saved, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointDamaged, match=rf"(?s)cannot be read.*{words}.*; start again without --resume"):
+        trainer(tmp_path).resume()
+
+
+def test_fewer_optimisers_than_there_are(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=1).run()
+    saved = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    saved["optimisers"].pop()
+    torch.save(saved, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointDamaged, match=r"cannot be read.*without --resume"):
+        trainer(tmp_path).resume()
+
+
+def test_a_shorter_curriculum_is_no_damage(tmp_path: Path) -> None:
+    trainer(tmp_path, max_steps=2, curriculum=(Stage(max_steps=1), Stage())).run()
+    with pytest.raises(SettingsError, match="give the stages it was started with"):
         trainer(tmp_path).resume()
 
 

@@ -1,0 +1,159 @@
+"""Documents as Markdown and as pictures: a small one written by hand, and one with every measure."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.container import ErrorbarContainer
+
+from agentsleep.reproduce.markdown import cell, grid, headlines, render
+from agentsleep.reproduce.pictures import draw
+from agentsleep.reproduce.plan import Part, Table, load_table
+from agentsleep.reproduce.summary import Mean
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MACHINE = {"processor": "A processor", "torch": "2.0", "transformers": "5.0", "python": "3.11"}
+
+
+def run(arm: str, seed: int, rows: list[dict[str, Any]], scale: str = "small") -> dict[str, Any]:
+    return {
+        "arm": f"hops/{arm}",
+        "label": arm.upper(),
+        "scale": scale,
+        "seed": seed,
+        "parameters": 12345,
+        "steps": 1000 * (1 + seed),
+        "minutes": 20.0,
+        "training_flops": 3e12,
+        "flops_per_token": {"1": 500_000, "2": 1_000_000, "4": 2_000_000, "8": 4_000_000},
+        "machine": MACHINE,
+        "config": {"threads": 1, "device": "cpu"},
+        "rows": [{"part": "p", **row} for row in rows],
+    }
+
+
+def rows(passes: int, *accuracies: float) -> list[dict[str, Any]]:
+    shared = {"windows": 1, "form": "plain", "passes": passes, "rounds": 1, "questions": 100}
+    return [{**shared, "depth": depth, "accuracy": a} for depth, a in enumerate(accuracies, 1)]
+
+
+CHANCE = [{"windows": 1, "form": "plain", "name": "chance", "depth": depth, "accuracy": 0.25} for depth in (1, 2)]
+PART = Part(name="p", title="A part", measure="depth", arms=("hops/a", "hops/b", "hops/c"), show={"columns": [1, 2, 3]})
+TABLE = Table(name="toy", title="A table", claim="A claim.", parts=(PART,))
+DOCUMENT = {
+    "runs": [
+        run("a", seed, [*rows(1, one, 0.5), *rows(2, 1.0, 1.0), *CHANCE]) for seed, one in enumerate((0.9, 0.92, 0.94))
+    ]
+    + [run("b", 0, [*rows(1, 0.75), *CHANCE])]
+}
+
+
+def test_means_intervals_and_seeds_by_hand() -> None:
+    lines = render(TABLE, DOCUMENT).splitlines()
+    assert lines[:9] == ["## A table", "", "A claim.", "", "### A part", "",
+        "| model | k = 1 | k = 2 | k = 3 | seeds |", "| --- | --: | --: | --: | --: |",
+        "| A: N = 1 | 0.920<br><sub>0.870–0.970</sub> | 0.500<br><sub>0.500–0.500</sub> |  | 3 |"]  # fmt: skip
+    assert lines[9:13] == [
+        "| A: N = 2 | 1.000<br><sub>1.000–1.000</sub> | 1.000<br><sub>1.000–1.000</sub> |  | 3 |",
+        "| B | 0.750<br><sub>0.657–0.825</sub> |  |  | 1 |",  # Wilson: 75 of 100
+        "| chance | 0.250 | 0.250 |  |  |",
+        "",
+    ]
+    assert "| A | `hops/a` | 12,345 | 2,000 | 20.0 | 3.0 | 0.50 | 2.00 |" in lines
+    assert "| B | `hops/b` | 12,345 | 1,000 | 20.0 | 3.0 | 0.50 | 2.00 |" in lines
+    assert (
+        "Scale small; A processor, device cpu, 1 thread a run; torch 2.0, transformers 5.0, Python 3.11." in lines[-3]
+    )
+    assert lines[-1] == "`agentsleep reproduce toy --resume` measures what is missing."
+    assert not render(TABLE, DOCUMENT, heading=False).startswith("## ")
+
+
+def test_parts_without_runs_and_runs_without_parts_are_left_out() -> None:
+    other = Part(name="q", title="Not yet", measure="depth", arms=("hops/none",))
+    document = {"runs": [*DOCUMENT["runs"], run("gone", 0, rows(1, 0.5))]}
+    page = render(Table(name="toy", title="", claim="", parts=(PART, other)), document)
+    assert "Not yet" not in page
+    assert "GONE" not in page
+
+
+def test_scales_are_told_apart() -> None:
+    document = {"runs": [run("a", 0, rows(1, 0.5), "paper"), run("a", 0, rows(1, 0.9))]}
+    page = render(TABLE, document)
+    assert page.count("### A part") == 2
+    assert page.index("Scale paper") < page.index("Scale small")
+    assert page.index("| A | 0.500<br>") < page.index("| A | 0.900<br>")
+
+
+def test_a_headline_sets_the_sleep_beside_the_best_baseline() -> None:
+    line = {"what": "two hops", "arm": "hops/a", "against": ["hops/b", "hops/c", "hops/a"], "at": {"depth": 1},
+            "sleep": {"passes": 2}}  # fmt: skip
+    part = Part(name="p", title="", measure="depth", arms=PART.arms, show={"headline": [line, {**line, "arm": "x"}]})
+    table = Table(name="toy", title="", claim="", parts=(part,))
+    best = "0.920<br><sub>0.870–0.970</sub>"
+    assert list(headlines(table, DOCUMENT)) == [("two hops", "1.000<br><sub>1.000–1.000</sub>", best, "3")]
+
+
+def test_cells_and_grids() -> None:
+    assert cell(None) == ""
+    assert cell(Mean(0.12345, (0.0, 0.5), 1)) == "0.123<br><sub>0.000–0.500</sub>"
+    assert grid(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --: |\n| 1 | 2 |"
+
+
+def test_a_picture_of_the_same() -> None:
+    figure = draw(TABLE, DOCUMENT)
+    (axis,) = figure.axes
+    lines = {c.get_label(): c for c in axis.containers if isinstance(c, ErrorbarContainer)}
+    assert list(lines) == ["A: N = 1", "A: N = 2", "B"]
+    assert list(lines["A: N = 1"].lines[0].get_ydata()) == pytest.approx([0.92, 0.5])
+    (bars,) = lines["A: N = 1"].lines[2]
+    assert sorted(y for _, y in bars.get_segments()[0]) == pytest.approx([0.870313, 0.969687], abs=1e-6)
+    assert axis.get_title() == "A part"
+    looks = {(line.lines[0].get_color(), line.lines[0].get_linestyle()) for line in lines.values()}
+    assert len(looks) == 3
+
+
+@pytest.fixture
+def every(measured: Path, plans: Path) -> tuple[Table, dict[str, Any]]:
+    return load_table("every"), json.loads((measured / "every.json").read_text())
+
+
+def test_every_measure_has_a_table(every) -> None:
+    page = render(*every)
+    for part in every[0].parts:
+        assert page.count(f"### {part.title}\n") == 1
+    for head in (
+        "| model | k = 1 | k = 3 | seeds |",
+        "| (N, R) | order | passes in all | ms an episode | k = 1 | k = 2 |",
+        "| sleep | passes used | tokens read / window | k = 1 | k = 2 | seeds |",
+        "| change of S | pass 1 | pass 2 | pass 3 | seeds |",
+        "| model: what later windows hold | 0 later | 1 later | seeds |",
+        "| sleep | facts told | saturation | recall of the first | seeds |",
+    ):
+        assert page.count(head) == 1 + head.startswith("| (N, R)"), head  # one for each number of windows
+    assert "| `hops/random`, layer 1 | 1.000 | " in page
+    assert "sleep: facts, N = 2, saved and restored |  | " in page  # it was restored after one later sleep alone
+    assert "| N = 2 | 2.00 | 2.00 | " in page
+    assert "2 windows (`hops/random`, 1 seed" in page
+    assert "nan" not in page.lower().replace("hops/", "")
+
+
+def test_every_measure_has_a_panel(every) -> None:
+    table, document = every
+    figure = draw(table, document)
+    assert [axis.get_title() for axis in figure.axes] == [part.title for part in table.parts]
+    for axis in figure.axes:
+        assert axis.get_legend() is not None
+        assert axis.lines, axis.get_title()
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=40)
+    assert target.getvalue().startswith(PNG)
+
+
+def test_a_panel_for_each_part_that_was_measured(every) -> None:
+    table, document = every
+    runs = [run for run in document["runs"] if run["arm"].startswith("facts/")]
+    assert [axis.get_title() for axis in draw(table, {"runs": runs}).axes] == ["Retention", "Saturation"]
