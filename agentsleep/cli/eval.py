@@ -20,60 +20,32 @@ Questions = Annotated[int, typer.Option(help="At least so many of every depth.")
 Seed = Annotated[int, typer.Option(help="Of the episodes, which come from another stream than those of training.")]
 
 
-@eval_app.command("depo")
-def depo(
-    model: Model,
-    passes: Passes = "1,2,4",
-    rounds: Rounds = "1",
-    questions: Questions = 2000,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Hops along a cycle, asked after its edges were evicted."""
-    _eval_raw("depo", model, passes, rounds, questions, seed, threads, as_json)
+TASKS = {
+    "depo": "Hops along a cycle, asked after its edges were evicted.",
+    "rule110": "Bits of a cellular automaton some steps on, asked after its first state was evicted.",
+    "lexicon": "New words that are defined by words, asked after their definitions were evicted.",
+    "retention": "Facts, asked after later windows were slept on too.",
+}
 
 
-@eval_app.command("rule110")
-def rule110(
-    model: Model,
-    passes: Passes = "1,2,4",
-    rounds: Rounds = "1",
-    questions: Questions = 2000,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Bits of a cellular automaton some steps on, asked after its first state was evicted."""
-    _eval_raw("rule110", model, passes, rounds, questions, seed, threads, as_json)
+def _add(task: str, what: str) -> None:
+    """The command of a task."""
+
+    @eval_app.command(task, help=what)
+    def evaluate(
+        model: Model,
+        passes: Passes = "1,2,4",
+        rounds: Rounds = "1",
+        questions: Questions = 2000,
+        seed: Seed = 0,
+        threads: Threads = 1,
+        as_json: AsJson = False,
+    ) -> None:
+        _eval_raw(task, model, passes, rounds, questions, seed, threads, as_json)
 
 
-@eval_app.command("lexicon")
-def lexicon(
-    model: Model,
-    passes: Passes = "1,2,4",
-    rounds: Rounds = "1",
-    questions: Questions = 2000,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    as_json: AsJson = False,
-) -> None:
-    """New words that are defined by words, asked after their definitions were evicted."""
-    _eval_raw("lexicon", model, passes, rounds, questions, seed, threads, as_json)
-
-
-@eval_app.command("retention")
-def retention(
-    model: Model,
-    passes: Passes = "1,2,4",
-    rounds: Rounds = "1",
-    questions: Questions = 2000,
-    seed: Seed = 0,
-    threads: Threads = 1,
-    as_json: AsJson = False,
-) -> None:
-    """Facts, asked after later windows were slept on too."""
-    _eval_raw("retention", model, passes, rounds, questions, seed, threads, as_json)
+for _task, _what in TASKS.items():
+    _add(_task, _what)
 
 
 def _eval_raw(

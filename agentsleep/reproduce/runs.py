@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,11 +17,11 @@ from agentsleep.reproduce.flops import sleep_flops, training_flops
 from agentsleep.reproduce.measures import MEASURES
 from agentsleep.reproduce.plan import Arm, Table
 from agentsleep.reproduce.subject import Subject
-from agentsleep.training.config import TrainConfig
 from agentsleep.training.loop import CHECKPOINT, HISTORY, RECORD, Progress, Trainer
 from agentsleep.training.plots import read_history
 from agentsleep.training.runs import check, make_task
 
+SETTINGS = "settings"  # in a run's folder: the digest of the settings that it was started with
 POINTS = 40  # rows of a history that a record keeps
 Report = Callable[[str, float], None]  # what is going on, and the part that is done
 
@@ -36,7 +35,7 @@ def perform(table: Table, arm: Arm, scale: str, seed: int, runs: Path, report: R
     """Trains a run to its end and takes every measure of it; returns its record.
 
     A run that was cut off goes on from its last checkpoint, and a finished one is only measured. A run of other
-    settings in its folder is replaced.
+    settings in its folder is moved aside.
 
     Raises:
         SettingsError: the plan's settings do not work.
@@ -76,8 +75,7 @@ def train(arm: Arm, folder: Path, seed: int, report: Report) -> Trainer:
     task = make_task(arm.task, config.task)
     check(task, config)
     trainer = Trainer(task, config, folder)
-    if _of_other_settings(folder / CHECKPOINT, config):
-        shutil.rmtree(folder)
+    _make_room(folder, arm.digest(seed))
     if (folder / CHECKPOINT).exists():
         trainer.resume()
 
@@ -89,14 +87,22 @@ def train(arm: Arm, folder: Path, seed: int, report: Report) -> Trainer:
     return trainer
 
 
-def _of_other_settings(checkpoint: Path, config: TrainConfig) -> bool:
-    """Whether a checkpoint was made with other settings; those that only one of the two knows do not count."""
-    try:
-        before = json.loads(torch.load(checkpoint, weights_only=True, map_location="cpu")["config"])
-    except Exception:  # none, or a damaged one, of which the trainer has more to say
-        return False
-    now = json.loads(json.dumps(asdict(config)))  # as JSON too: there a tuple is a list
-    return any(before[name] != now[name] for name in before.keys() & now.keys())
+def _make_room(folder: Path, digest: str) -> None:
+    """Notes whose folder it is; a run of other settings in it is moved aside, since hours may lie in it."""
+    note = folder / SETTINGS
+    before = note.read_text(encoding="utf-8").strip() if note.exists() else ""
+    if before == digest:
+        return
+    if folder.exists() and any(folder.iterdir()):
+        os.replace(folder, _aside(folder, before or "unknown"))
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(f"{digest}\n", encoding="utf-8")
+
+
+def _aside(folder: Path, digest: str) -> Path:
+    """A name beside the folder's that is free."""
+    names = (folder.with_name(f"{folder.name}.{digest}{more}") for more in ("", *(f".{i}" for i in range(2, 1000))))
+    return next(name for name in names if not name.exists())
 
 
 def _costs(trainer: Trainer) -> dict[str, Any]:

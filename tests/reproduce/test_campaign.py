@@ -114,6 +114,14 @@ def test_only_a_run_of_other_settings_is_done_again(begin: Begin, plans: Path) -
     again = after["hops/n1", 0]
     assert (again["config"]["muon_lr"], again["steps"]) == (0.02, 40)
     assert [row["step"] for row in again["history"]] == [25]
+    # What the old settings left is kept, twice if need be.
+    aside = campaign.runs / f"small/hops/n1/0.{before['hops/n1', 0]['digest']}"
+    assert (aside / "checkpoint.pt").is_file()
+    change(plans, "hops", "muon_lr = 0.02, max_steps = 40", "muon_lr = 0.02, max_steps = 30")
+    assert carry_out(begin(only=()), resume=True) == 1
+    change(plans, "hops", "muon_lr = 0.02, max_steps = 30", "muon_lr = 0.02, max_steps = 40")
+    assert carry_out(begin(only=()), resume=True) == 1
+    assert (aside.with_name(f"0.{again['digest']}") / "checkpoint.pt").is_file()
     # Trained from its start, not gone on with from what the old settings left.
     alone = begin(place="elsewhere")
     carry_out(alone, resume=False)
@@ -193,7 +201,7 @@ def test_a_job_can_be_sent_to_another_process(begin: Begin, tmp_path: Path) -> N
     sent = pickle.dumps((partial(_one, campaign, None), campaign.jobs()))
     plan._read.cache_clear()
     shutil.rmtree(tmp_path / "package")
-    work, jobs = pickle.loads(sent)  # noqa: S301 - its own
+    work, jobs = pickle.loads(sent)
     work(jobs[0])
     assert list(runs(campaign)) == [("hops/n1", 0)]
 
@@ -225,6 +233,8 @@ def test_a_folder_with_a_damaged_checkpoint(begin: Begin) -> None:
     folder = campaign.runs / "small/hops/n1/0"
     folder.mkdir(parents=True)
     (folder / "checkpoint.pt").write_bytes(b"nothing")
+    ((arm, seed),) = campaign.jobs()
+    (folder / "settings").write_text(arm.digest(seed))
     with pytest.raises(CheckpointDamaged, match="cannot be read"):
         carry_out(campaign, resume=True)
     assert (folder / "checkpoint.pt").read_bytes() == b"nothing"
