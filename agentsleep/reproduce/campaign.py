@@ -58,9 +58,7 @@ class Campaign:
 
         def measured(arm: Arm, seed: int) -> bool:
             run = held.get((self.scale, arm.name, seed))
-            return (
-                run is not None and run["digest"] == arm.digest(seed) and run["measures"] == self.table.digest(arm.name)
-            )
+            return run is not None and run["digest"] == arm.digest(seed) and run["measures"] == self.table.digest(arm)
 
         return [(arm, seed) for arm, seed in self.jobs() if not measured(arm, seed)]
 

@@ -82,9 +82,10 @@ class Table:
         """The parts that measure an arm."""
         return [part for part in self.parts if arm in part.arms]
 
-    def digest(self, arm: str) -> str:
+    def digest(self, arm: Arm) -> str:
         """Tells other measures of an arm apart."""
-        return _digest([[part.name, part.measure, part.settings] for part in self.parts_of(arm)])
+        parts = [[part.name, part.measure, part.settings] for part in self.parts_of(arm.name)]
+        return _digest([arm.passes, arm.rounds, parts])
 
 
 def table_names() -> list[str]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
+from agentsleep.errors import SettingsError
 from agentsleep.reproduce import document
 from agentsleep.reproduce.flops import sleep_flops, training_flops
 from agentsleep.reproduce.measures import MEASURES
@@ -38,10 +40,19 @@ def perform(table: Table, arm: Arm, scale: str, seed: int, runs: Path, report: R
     settings in its folder is moved aside.
 
     Raises:
-        SettingsError: the plan's settings do not work.
+        SettingsError: the plan's settings do not work, or another process works on this run.
         CheckpointDamaged: the folder's checkpoint cannot be read.
     """
     folder = folder_of(runs, arm, scale, seed)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0):
+            return _perform(table, arm, scale, seed, folder, report)
+    except Timeout:
+        raise SettingsError(f"another process works on {folder}; wait for it, or give another --runs") from None
+
+
+def _perform(table: Table, arm: Arm, scale: str, seed: int, folder: Path, report: Report) -> dict[str, Any]:
     trainer = train(arm, folder, seed, report)
     trainer.model.cpu().train(False)
     rows: list[dict[str, Any]] = []
@@ -59,7 +70,7 @@ def perform(table: Table, arm: Arm, scale: str, seed: int, runs: Path, report: R
         "scale": scale,
         "seed": seed,
         "digest": arm.digest(seed),
-        "measures": table.digest(arm.name),
+        "measures": table.digest(arm),
         "machine": document.machine(),
         **_costs(trainer),
         "reached": {"stage": trainer.curriculum.stage_index, "depth": trainer.curriculum.depth},

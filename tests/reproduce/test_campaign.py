@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from agentsleep.errors import CheckpointDamaged, InputError, SettingsError
@@ -241,12 +242,23 @@ def test_a_folder_with_a_damaged_checkpoint(begin: Begin) -> None:
     assert carry_out(campaign, resume=False) == 1
 
 
+def test_a_run_that_another_process_works_on(begin: Begin) -> None:
+    campaign = begin()
+    (campaign.runs / "small/hops/n1").mkdir(parents=True)
+    with (
+        FileLock(campaign.runs / "small/hops/n1/0.lock"),
+        pytest.raises(SettingsError, match=r"another process works on .*n1/0; wait for it, or give another --runs"),
+    ):
+        carry_out(campaign, resume=True)
+    assert carry_out(campaign, resume=True) == 1
+
+
 def test_settings_that_do_not_work_are_found_before_training(begin: Begin, plans: Path) -> None:
     change(plans, "hops", "max_depth = 3", "max_depth = 4")
     campaign = begin()
     with pytest.raises(SettingsError, match="max_depth 4 must be below the 4 nodes"):
         carry_out(campaign, resume=False)
-    assert not campaign.runs.exists()
+    assert not list(campaign.runs.rglob("checkpoint.pt"))
 
 
 def test_nothing_to_publish(begin: Begin) -> None:

@@ -123,24 +123,26 @@ def test_settings_of_an_arm_lie_over_those_of_the_scale_and_the_family(plans: Pa
 
 def test_a_digest_tells_settings_apart(plans: Path) -> None:
     arm, table = load_arm("hops/n1", "small"), load_table("two")
-    before, measures = arm.digest(0), table.digest("hops/n1")
-    assert (before, measures) == (load_arm("hops/n1", "small").digest(0), load_table("two").digest("hops/n1"))
+    before, measures = arm.digest(0), table.digest(arm)
+    assert (before, measures) == (load_arm("hops/n1", "small").digest(0), load_table("two").digest(arm))
     assert (
         len({before, arm.digest(1), load_arm("hops/n1", "paper").digest(0), load_arm("hops/full", "small").digest(0)})
         == 4
     )
     change(plans, "hops", 'label = "N = 1"', 'label = "another label"\npasses = [1, 2]')
-    assert load_arm("hops/n1", "small").digest(0) == before  # it is trained in the same way
+    deeper = load_arm("hops/n1", "small")
+    assert deeper.digest(0) == before  # it is trained in the same way
+    assert table.digest(deeper) != measures  # and measured at other passes
     change(plans, "hops", "warmup = 5", "warmup = 6")
     assert load_arm("hops/n1", "small").digest(0) != before
-    assert load_table("two").digest("hops/n1") == measures
+    assert load_table("two").digest(arm) == measures
     change(
         plans,
         "tables",
         'arms = ["hops/random", "hops/n1"]\nwindows = [1]',
         'arms = ["hops/random", "hops/n1"]\nwindows = [2]',
     )
-    assert load_table("two").digest("hops/n1") != measures
+    assert load_table("two").digest(arm) != measures
 
 
 def test_how_a_part_is_shown_changes_no_digest(plans: Path) -> None:
@@ -149,7 +151,9 @@ def test_how_a_part_is_shown_changes_no_digest(plans: Path) -> None:
     change(plans, "tables", 'title = "Depths"', 'title = "Other words"')
     after = load_table("every")
     assert after.parts[0].show == {"columns": [2], "column": "hops"}
-    assert [after.digest(arm) for arm in after.arms()] == [before.digest(arm) for arm in before.arms()]
+    assert [after.digest(load_arm(name, "small")) for name in after.arms()] == [
+        before.digest(load_arm(name, "small")) for name in before.arms()
+    ]
 
 
 def test_a_digest_of_this_release() -> None:
