@@ -6,16 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from agentsleep.archive import SessionLock, SessionRecord
 from agentsleep.errors import InputError, SessionBusy, SessionClosed
 from agentsleep.memory.decoding import Sampling
+from agentsleep.memory.shared import Shared
 from agentsleep.memory.turn import Turn
 from agentsleep.memory.window import OpenWindow
-
-if TYPE_CHECKING:
-    from agentsleep.memory.memory import SleepMemory
 
 _POLL_S = 0.05
 
@@ -30,10 +27,10 @@ class Desk:
         SettingsError: a timeout that is no number of seconds.  SessionBusy: another writer holds the session.
     """
 
-    def __init__(self, memory: SleepMemory, record: SessionRecord, timeout: float) -> None:
-        self._memory, self._id, self._scope = memory, record.id, record.scope
+    def __init__(self, shared: Shared, record: SessionRecord, timeout: float) -> None:
+        self._shared, self._id, self._scope = shared, record.id, record.scope
         self._timeout = timeout
-        self._lock = SessionLock(memory.archive, record.id, timeout)
+        self._lock = SessionLock(shared.archive, record.id, timeout)
         # Reentrant, since what ends an abandoned turn may be called with it held.
         self._door = threading.Condition(threading.RLock())
         self._reading: OpenWindow | None = None
@@ -119,7 +116,7 @@ class Desk:
 
     def _built(self) -> OpenWindow:
         if self._reading is None:
-            self._reading = OpenWindow(self._memory, self._id, self._scope)
+            self._reading = OpenWindow(self._shared, self._id, self._scope)
         return self._reading
 
     def _check_held(self) -> None:

@@ -15,6 +15,7 @@ from agentsleep.chat import Chat
 from agentsleep.errors import CheckpointDamaged, FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
 from agentsleep.memory.depth import questions
 from agentsleep.memory.session import Session
+from agentsleep.memory.shared import Shared
 from agentsleep.memory.toolbox import Tool, Toolbox
 from agentsleep.policy import SleepPolicy
 
@@ -142,6 +143,12 @@ class SleepMemory:
         """All threads of one user, oldest first."""
         return self.archive.sessions(tenant, user)
 
+    @property
+    def _shared(self) -> Shared:
+        return Shared(
+            backend=self.backend, chat=self.chat, archive=self.archive, policy=self.policy, probes=self.probes
+        )
+
     def _open(self, record: SessionRecord, system: str | None, tools: Tools, timeout: float) -> Session:
         box = tools if isinstance(tools, Toolbox) else Toolbox(tools)
-        return Session(self, record, system=system, tools=box.schemas, timeout=timeout)
+        return Session(self._shared, record, system=system, tools=box.schemas, timeout=timeout)

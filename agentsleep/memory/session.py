@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 from agentsleep.archive import Event, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
@@ -16,6 +16,7 @@ from agentsleep.memory.decoding import Sampling, feed, write
 from agentsleep.memory.depth import Probing
 from agentsleep.memory.desk import Desk
 from agentsleep.memory.lineage import replay
+from agentsleep.memory.shared import Shared
 from agentsleep.memory.stream import Stream
 from agentsleep.memory.turn import Turn
 from agentsleep.memory.values import Answer, Stats
@@ -23,9 +24,6 @@ from agentsleep.memory.window import OpenWindow
 from agentsleep.policy import Passes
 from agentsleep.sleep import check_depth
 from agentsleep.state import FastWeights
-
-if TYPE_CHECKING:
-    from agentsleep.memory.memory import SleepMemory
 
 
 class Session:
@@ -37,17 +35,17 @@ class Session:
 
     def __init__(
         self,
-        memory: SleepMemory,
+        shared: Shared,
         record: SessionRecord,
         *,
         system: str | None,
         tools: Sequence[Mapping[str, Any]],
         timeout: float,
     ) -> None:
-        self._backend, self._chat, self._archive = memory.backend, memory.chat, memory.archive
+        self._backend, self._chat, self._archive = shared.backend, shared.chat, shared.archive
         self.id, self.scope = record.id, record.scope
-        self._policy = memory.policy
-        self._desk = Desk(memory, record, timeout)
+        self._policy = shared.policy
+        self._desk = Desk(shared, record, timeout)
         try:
             self.pin(system=system, tools=tools)
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from agentsleep.archive import JSON, Event, NewEvent, Scope, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
@@ -16,13 +16,11 @@ from agentsleep.memory.decoding import Sampling, Scratch, feed, write
 from agentsleep.memory.depth import Depth, Probing, consolidate
 from agentsleep.memory.lineage import Tally, deep, environment, slept_windows
 from agentsleep.memory.pins import Pins
+from agentsleep.memory.shared import Shared
 from agentsleep.memory.values import Answer
 from agentsleep.policy import Passes
 from agentsleep.state import FastWeights
 from agentsleep.tokens import decode_text
-
-if TYPE_CHECKING:
-    from agentsleep.memory.memory import SleepMemory
 
 
 class OpenWindow:
@@ -36,9 +34,9 @@ class OpenWindow:
         SleepFailed, ArchiveFull: the log holds more than a window, and the sleep that this takes was not possible.
     """
 
-    def __init__(self, memory: SleepMemory, session_id: str, scope: Scope) -> None:
-        self._backend, self._chat = memory.backend, memory.chat
-        self._archive, self._policy, self._probes = memory.archive, memory.policy, memory.probes
+    def __init__(self, shared: Shared, session_id: str, scope: Scope) -> None:
+        self._backend, self._chat = shared.backend, shared.chat
+        self._archive, self._policy, self._probes = shared.archive, shared.policy, shared.probes
         self._id = session_id
         record = self._archive.session(session_id)
         self._events, self._logged = record.events, record.tokens
