@@ -10,7 +10,7 @@ without B. Every value is linear in each of those that it needs, so a definition
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from random import Random
@@ -19,12 +19,13 @@ from typing import Literal, NamedTuple
 from agentsleep.errors import SettingsError
 from agentsleep.tasks.gsm.words import KINDS, PLACES, TEMPLATES, Template
 
-Form = Literal["number", "more", "times", "sum", "difference", "total"]
+Form = Literal["number", "copy", "more", "times", "sum", "difference", "total"]
 MOST_QUANTITIES = (PLACES - 1) * KINDS + 2  # with more, no place is left for a total over two kinds
-_DERIVED: tuple[Form, ...] = ("more", "times", "sum", "difference", "total")
+DERIVED: tuple[Form, ...] = ("copy", "more", "times", "sum", "difference", "total")
+FROM_ONE: tuple[Form, ...] = DERIVED[:3]  # the others are of two or more, and so of 3 steps or more
 _FACTORS = (2, 3, 4)
 _SUMMANDS = (2, 3)  # of a total
-_TRIES = 1000  # with the defaults about 1 problem in 60 is begun anew
+_TRIES = 1000  # with the defaults hardly a problem is begun anew
 
 
 class Quantity(NamedTuple):
@@ -37,8 +38,9 @@ class Quantity(NamedTuple):
 class Sentence(NamedTuple):
     """The definition of a quantity.
 
-    form: ``number`` (stated outright), ``more`` (number more than the ref), ``times`` (number times the ref), ``sum``
-        and ``difference`` (first ref minus second, never negative) of two refs, ``total`` of a place.
+    form: ``number`` (stated outright), ``copy`` (as many as the ref), ``more`` (number more than the ref), ``times``
+        (number times the ref), ``sum`` and ``difference`` (first ref minus second, never negative) of two refs,
+        ``total`` of a place.
     refs: what it is worked out from; of a total, every quantity that the problem has for the place.
     """
 
@@ -58,24 +60,27 @@ class Problem:
     ops: dict[Quantity, int]
 
 
-def grow(dice: Random, *, quantities: int, depth: int, max_value: int) -> Problem:
+def grow(dice: Random, *, quantities: int, depth: int, max_value: int, forms: Collection[str] = DERIVED) -> Problem:
     """A random problem of ``quantities`` sentences in random order, all values in 0..max_value.
 
     Every op in 1..depth occurs. The ops of the quantities left over are drawn: 1 half of the time, else any of
-    2..depth. The caller sees to ``depth <= quantities <= MOST_QUANTITIES`` and ``max_value >= 4``.
+    2..depth. Beside numbers, only sentences of ``forms`` occur. The caller sees to ``depth <= quantities <=
+    MOST_QUANTITIES`` and ``max_value >= 4``, and for a depth of 2 or more to one of FROM_ONE among the forms.
 
     Raises:
-        SettingsError: ``max_value`` leaves no room for questions of this depth.
+        SettingsError: ``max_value`` leaves no room for questions of this depth in these forms.
     """
     for _ in range(_TRIES):
         ops = [*range(1, depth + 1)]
         while len(ops) < quantities:
             ops.append(1 if depth == 1 or dice.random() < 0.5 else dice.randint(2, depth))
-        draft = _Draft(dice, quantities, max_value)
+        draft = _Draft(dice, quantities, depth, max_value, forms)
         # Shallow ones first: a deep one needs something to stand on.
         if all(draft.add(op) for op in sorted(ops)):
             return draft.finished()
-    raise SettingsError(f"max_value {max_value} is too small for questions of {depth} steps; raise it or ask less")
+    raise SettingsError(
+        f"max_value {max_value} is too small for questions of {depth} steps; raise it, ask less or allow more forms"
+    )
 
 
 class _Draft:
@@ -85,10 +90,13 @@ class _Draft:
     steps: a bit mask with one bit a step, so that shared steps merge.
     slopes: by how much a quantity grows with each of those that it needs, itself included; never 0.
     groups: those that a total is taken of; each group will have a place to itself.
+    most: the largest value that the next quantity may have.
     """
 
-    def __init__(self, dice: Random, quantities: int, max_value: int) -> None:
-        self.dice, self.quantities, self.max_value = dice, quantities, max_value
+    def __init__(self, dice: Random, quantities: int, depth: int, max_value: int, forms: Collection[str]) -> None:
+        self.dice, self.quantities, self.depth, self.max_value = dice, quantities, depth, max_value
+        self.most = max_value
+        self.forms = [form for form in DERIVED if form in forms]
         self.said: list[tuple[Form, int, tuple[int, ...]]] = []
         self.values: list[int] = []
         self.steps: list[int] = []
@@ -118,12 +126,15 @@ class _Draft:
 
     def add(self, op: int) -> bool:
         """One more quantity of exactly this op, if there is a way."""
+        self.most = self._most(op)
+        if self.most < 1:
+            return False
         if op == 1:
-            return self._define("number", self.dice.randint(1, self.max_value // 2), ())
-        for form in self.dice.sample(_DERIVED, len(_DERIVED)):
+            return self._define("number", self.dice.randint(1, min(self.most, self.max_value // 2)), ())
+        for form in self.dice.sample(self.forms, len(self.forms)):
             if form == "total":
                 done = self._total(op)
-            elif form in ("more", "times"):
+            elif form in FROM_ONE:
                 done = self._from_one(op, form)
             else:
                 done = self._from_two(op, form)
@@ -131,22 +142,31 @@ class _Draft:
                 return True
         return False
 
+    def _most(self, op: int) -> int:
+        """Where values can only grow from op to op, those of a low op leave room for the higher ones."""
+        if "copy" in self.forms or "difference" in self.forms:
+            return self.max_value
+        left = self.depth - op
+        return self.max_value - left if "more" in self.forms else self.max_value >> left
+
     def _from_one(self, op: int, form: Form) -> bool:
-        room = self.max_value - 1 if form == "more" else self.max_value // _FACTORS[0]
+        room = {"copy": self.most, "more": self.most - 1, "times": self.most // _FACTORS[0]}[form]
         below = [i for i, value in enumerate(self.values) if value <= room and self.steps[i].bit_count() == op - 1]
         if not below:
             return False
         ref = self.dice.choice(below)
         value = self.values[ref]
+        if form == "copy":
+            return self._define(form, 0, (ref,))
         if form == "more":
-            return self._define(form, self.dice.randint(1, min(self.max_value - value, self.max_value // 2)), (ref,))
-        return self._define(form, self.dice.choice([f for f in _FACTORS if value * f <= self.max_value]), (ref,))
+            return self._define(form, self.dice.randint(1, min(self.most - value, self.max_value // 2)), (ref,))
+        return self._define(form, self.dice.choice([f for f in _FACTORS if value * f <= self.most]), (ref,))
 
     def _from_two(self, op: int, form: Form) -> bool:
         steps, values = self.steps, self.values
         pairs = [(a, b) for a, b in combinations(range(len(steps)), 2) if (steps[a] | steps[b]).bit_count() == op - 1]
         if form == "sum":
-            pairs = [(a, b) for a, b in pairs if values[a] + values[b] <= self.max_value]
+            pairs = [(a, b) for a, b in pairs if values[a] + values[b] <= self.most]
         self.dice.shuffle(pairs)
         for a, b in pairs:
             either = form == "sum" or values[a] == values[b]
@@ -164,7 +184,7 @@ class _Draft:
         self.dice.shuffle(choices)
         for members in choices:
             if self._mask(members).bit_count() + len(members) - 1 == op:
-                fits = sum(self.values[i] for i in members) <= self.max_value
+                fits = sum(self.values[i] for i in members) <= self.most
                 if fits and self._define("total", 0, members):
                     if members not in self.groups:
                         self.groups.append(members)

@@ -12,6 +12,7 @@ Name = tuple[str, str]  # kind, place
 _SENTENCE = re.compile(r"The number of (.+?) in (.+?) equals (.+)")
 _QUESTION = re.compile(r"How many (.+?) does (.+) have\?")
 _NUMBER = re.compile(r"(\d+)")
+_COPY = re.compile(r"the number of (.+?) in (.+)")
 _SCALED = re.compile(r"(\d+) (more than|times) the number of (.+?) in (.+)")
 _PAIR = re.compile(r"the (sum|difference) of the number of (.+?) in (.+?) and the number of (.+?) in (.+)")
 _TOTAL = re.compile(r"the total number of .+? in (.+)")
@@ -39,7 +40,7 @@ class _Definition:
             return self.number * values[0]
         if self.operation == "difference":
             return values[0] - values[1]
-        return self.number + sum(values)  # a number, more than, a sum, a total
+        return self.number + sum(values)  # a number, a copy, more than, a sum, a total
 
 
 def solve(problem: str, question: str) -> Solution:
@@ -95,6 +96,8 @@ def _read(problem: str) -> dict[Name, _Definition]:
 def _define(words: str, said: dict[Name, str]) -> _Definition:
     if match := _NUMBER.fullmatch(words):
         return _Definition("number", int(match[1]), ())
+    if match := _COPY.fullmatch(words):
+        return _Definition("copy", 0, ((match[1], match[2]),))
     if match := _SCALED.fullmatch(words):
         return _Definition(match[2], int(match[1]), ((match[3], match[4]),))
     if match := _PAIR.fullmatch(words):
@@ -104,4 +107,6 @@ def _define(words: str, said: dict[Name, str]) -> _Definition:
         if not members:
             raise InputError(f"a total is asked of {match[1]}, for which the problem states nothing; add a sentence")
         return _Definition("total", 0, members)
-    raise InputError(f"cannot read 'equals {words}'; use a number, more than, times, sum, difference or total")
+    raise InputError(
+        f"cannot read 'equals {words}'; use a number, the number of, more than, times, sum, difference or total"
+    )

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from agentsleep.errors import SettingsError
 from agentsleep.tasks.base import Batch, Difficulty, Row, stack
 from agentsleep.tasks.gsm.jsonl import Example
-from agentsleep.tasks.gsm.problem import MOST_QUANTITIES, Problem, Quantity, grow
+from agentsleep.tasks.gsm.problem import DERIVED, FROM_ONE, MOST_QUANTITIES, Problem, Quantity, grow
 from agentsleep.tasks.gsm.text import (
     ANSWER,
     QUESTION_TOKENS,
@@ -40,7 +40,10 @@ class Gsm:
     The sentences that a question does not need are its distractors; as ``quantities`` is above ``max_depth``, every
     question has some. ``window`` bounds the tokens of each window; the default is for 12 quantities in 2 or more.
 
-    Forms:
+    ``forms`` are the sentences that may define a quantity by others, beside plain numbers: ``copy`` ("equals the number
+    of ..."), ``more``, ``times``, ``sum``, ``difference`` and ``total``; a list will do. Their order does not matter.
+
+    Forms of a difficulty:
         ``all``: the question window packs one question for every quantity, in random order. They are read in parallel:
             answers are labels and are not fed back.
         ``last``: one question, its op drawn uniformly from 1..depth.
@@ -52,6 +55,7 @@ class Gsm:
     max_depth: int = 8
     max_value: int = 20
     window: int = 64
+    forms: tuple[str, ...] = DERIVED
     name: str = "gsm"
 
     def __post_init__(self) -> None:
@@ -64,6 +68,17 @@ class Gsm:
             raise SettingsError(f"quantities is {self.quantities}; the words are enough for {MOST_QUANTITIES}")
         if not 4 <= self.max_value <= 100:
             raise SettingsError(f"max_value is {self.max_value}; it must lie in 4..100, each number being one token")
+        known = ", ".join(DERIVED)
+        if not self.forms:
+            raise SettingsError(f"forms is {self.forms!r}; it must be a list with at least one of {known}")
+        unknown = [form for form in self.forms if form not in DERIVED]
+        if unknown:
+            raise SettingsError(f"forms {self.forms!r} has {unknown[0]!r}; it must be a list of {known}")
+        if self.max_depth > 1 and not any(form in FROM_ONE for form in self.forms):
+            raise SettingsError(
+                f"no question takes 2 steps with forms {list(self.forms)} alone; add one of {', '.join(FROM_ONE)}"
+            )
+        object.__setattr__(self, "forms", tuple(form for form in DERIVED if form in self.forms))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -83,7 +98,7 @@ class Gsm:
 
         Counted in 500 problems of ``max_depth`` from a fixed seed. Generous: the guesser is told the op.
         """
-        return _chance(self.quantities, self.max_depth, self.max_value)
+        return _chance(self.quantities, self.max_depth, self.max_value, self.forms)
 
     def batch(self, rng: np.random.Generator, size: int, difficulty: Difficulty) -> Batch:
         """``size`` problems, their sentences dealt to ``difficulty.windows`` windows, in the form that it names.
@@ -141,7 +156,7 @@ class Gsm:
         return examples
 
     def _grow(self, dice: Random, depth: int) -> Problem:
-        return grow(dice, quantities=self.quantities, depth=depth, max_value=self.max_value)
+        return grow(dice, quantities=self.quantities, depth=depth, max_value=self.max_value, forms=self.forms)
 
     def _check_depth(self, depth: int) -> None:
         if not 1 <= depth <= self.max_depth:
@@ -175,11 +190,11 @@ def _draw(dice: Random, problem: Problem, depth: int) -> Quantity:
 
 
 @cache
-def _chance(quantities: int, depth: int, max_value: int) -> float:
+def _chance(quantities: int, depth: int, max_value: int, forms: tuple[str, ...]) -> float:
     dice = Random(0)
     counts = {op: Counter[int]() for op in range(1, depth + 1)}
     for _ in range(500):
-        problem = grow(dice, quantities=quantities, depth=depth, max_value=max_value)
+        problem = grow(dice, quantities=quantities, depth=depth, max_value=max_value, forms=forms)
         for quantity, op in problem.ops.items():
             counts[op][problem.values[quantity]] += 1
     return sum(max(values.values()) / values.total() for values in counts.values()) / depth

@@ -33,8 +33,10 @@ def sentence_pieces(template: Template, sentence: Sentence) -> list[str]:
     ]
     if sentence.form in ("sum", "difference"):
         return [*pieces, _SUM if sentence.form == "sum" else _DIFFERENCE, *refs[:2], _AND, *refs[2:], _STOP]
-    pieces += [_EQUALS, f" {sentence.number}"]
-    if sentence.form != "number":
+    pieces.append(_EQUALS)
+    if sentence.form != "copy":
+        pieces.append(f" {sentence.number}")
+    if sentence.form in ("more", "times"):
         pieces.append(_MORE if sentence.form == "more" else _TIMES)
     return [*pieces, *refs, _STOP]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from agentsleep.errors import InputError
-from agentsleep.tasks.gsm import Example, Gsm, grade, read_jsonl, solve, write_jsonl
+from agentsleep.tasks.gsm import Example, Gsm, Solution, grade, read_jsonl, solve, write_jsonl
 
 ROW = {
     "problem": "The number of fox in Lake equals 2. The number of owl in Lake equals the number of fox in Lake. ",
@@ -28,6 +28,10 @@ def test_reads_what_gsm_infinite_writes(tmp_path: Path) -> None:
         Example(str(ROW["problem"]), "How many owl does Lake have?", 2, 2),
         Example("Rêves de Belleville.", "How many owl does Lake have?", -11, 8),
     ]
+
+
+def test_the_solver_knows_a_copy_from_gsm_infinite() -> None:
+    assert solve(str(ROW["problem"]), str(ROW["question"])) == Solution(2, 2)
 
 
 def test_our_own_problems_make_the_round_trip(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agentsleep.errors import InputError, SettingsError
 from agentsleep.tasks.gsm import Problem, Quantity, grow, problem, solve
-from agentsleep.tasks.gsm.problem import MOST_QUANTITIES
+from agentsleep.tasks.gsm.problem import DERIVED, FROM_ONE, MOST_QUANTITIES
 from agentsleep.tasks.gsm.text import problem_text, question_text, sentence_pieces
 from agentsleep.tasks.gsm.words import KINDS, PLACES, TEMPLATES
 
@@ -74,7 +74,7 @@ def test_every_question_has_distractors_of_the_same_forms() -> None:
             assert others
             if grown.ops[asked] == 4:
                 forms.update(sentence.form for sentence in others)
-    assert set(forms) == {"number", "more", "times", "sum", "difference", "total"}
+    assert set(forms) == {"number", *DERIVED}
     assert min(forms.values()) > 20
 
 
@@ -84,7 +84,47 @@ def test_every_op_is_frequent_and_comes_in_every_form_that_it_can_have() -> None
     assert min(ops.values()) >= 60
     assert 0.2 < ops[1] / ops.total() < 0.3
     deep = {s.form for grown in PROBLEMS for s in grown.sentences if grown.ops[s.quantity] >= 6}
-    assert deep == {"more", "times", "sum", "difference", "total"}
+    assert deep == set(DERIVED)
+
+
+@given(st.data())
+def test_forms_bound_the_sentences(data: st.DataObject) -> None:
+    """With a copy or a sentence of more among them, no other is needed for a depth that max_value has room for."""
+    forms = data.draw(st.sets(st.sampled_from(DERIVED))) | {data.draw(st.sampled_from(["copy", "more"]))}
+    depth = data.draw(st.integers(1, 8))
+    grown = grow(Random(data.draw(st.integers())), quantities=9, depth=depth, max_value=10, forms=forms)
+    assert {sentence.form for sentence in grown.sentences} <= {"number", *forms}
+    assert set(grown.ops.values()) == set(range(1, depth + 1))
+    for quantity in grown.values:
+        solution = solve(problem_text(grown), question_text(grown, quantity))
+        assert (solution.answer, solution.op) == (grown.values[quantity], grown.ops[quantity])
+
+
+@pytest.mark.parametrize("form", FROM_ONE)
+def test_one_form_alone(form: str) -> None:
+    grown = [grow(Random(seed), quantities=9, depth=4, max_value=20, forms=[form]) for seed in range(20)]
+    assert {s.form for g in grown for s in g.sentences} == {"number", form}
+    for g in grown:
+        for s in g.sentences:
+            if form == "copy" and s.form == "copy":
+                assert g.values[s.quantity] == g.values[s.refs[0]]
+
+
+def test_every_form_is_frequent() -> None:
+    forms = Counter[str](s.form for g in PROBLEMS for s in g.sentences if s.form != "number")
+    assert min(forms[form] for form in DERIVED) > 40
+    chosen = [
+        grow(Random(i), quantities=9, depth=5, max_value=12, forms=["copy", "more", "difference"]) for i in range(40)
+    ]
+    assert min(Counter(s.form for g in chosen for s in g.sentences).values()) > 20
+
+
+def test_the_order_of_the_forms_says_nothing() -> None:
+    one, other = (
+        grow(Random(0), quantities=9, depth=5, max_value=12, forms=forms)
+        for forms in (["more", "copy", "total"], ("total", "copy", "more", "copy"))
+    )
+    assert one == other
 
 
 def test_op_counts_shared_steps_once_and_a_total_by_its_additions() -> None:
@@ -137,3 +177,8 @@ def test_it_gives_up_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(problem._Draft, "_define", lambda *_: False)
     with pytest.raises(SettingsError, match="max_value 20 is too small for questions of 3 steps; raise it"):
         grow(Random(0), quantities=5, depth=3, max_value=20)
+
+
+def test_doubling_alone_soon_has_no_room() -> None:
+    with pytest.raises(SettingsError, match=r"max_value 12 is too small for questions of 6 steps; .* allow more forms"):
+        grow(Random(0), quantities=7, depth=6, max_value=12, forms=("times",))

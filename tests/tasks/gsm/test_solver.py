@@ -14,6 +14,7 @@ LAKE = (
     "The number of elk in Hill equals the total number of animals in Lake. "
     "The number of owl in Hill equals the total number of animals in Old Mill. "
     "The number of red fox in Hill equals 2 times the number of elk in Hill. "
+    "The number of elk in Moor equals the number of red fox in Hill. "
 )
 
 
@@ -28,6 +29,7 @@ LAKE = (
         ("elk", "Hill", 23, 6),  # three kinds (owl in Old Mill behind them): 4 steps and 2 additions
         ("owl", "Hill", 43, 5),  # two kinds: one addition
         ("red fox", "Hill", 46, 7),
+        ("elk", "Moor", 46, 8),  # a copy is a step too
     ],
 )
 def test_answers_and_ops(kind: str, place: str, answer: int, op: int) -> None:
@@ -58,6 +60,9 @@ def test_a_very_long_chain() -> None:
         ("", "does not define the number of elk in Lake; add its sentence"),
         ("The number of elk in Hill equals 2.", "does not define the number of elk in Lake"),
         ("The number of elk in Lake equals 1 more than the number of owl in Lake.", "does not define .* owl in Lake"),
+        ("The number of elk in Lake equals the number of owl in Lake.", "does not define .* owl in Lake"),
+        ("The number of elk in Lake equals the number of elk in Lake.", "elk in Lake is defined by itself"),
+        ("The number of elk in Lake equals the number of elk.", "cannot read 'equals the number of elk'; use a number"),
         ("Elks are fine. The number of elk in Lake equals 2.", "cannot read 'Elks are fine'; it must be"),
         ("The number of elk in Lake equals -2.", "cannot read 'equals -2'; use a number"),
         ("The number of elk in Lake equals half the number of elk in Hill.", "cannot read 'equals half the"),

@@ -145,13 +145,36 @@ def test_sizes() -> None:
 def test_chance_is_what_guessing_the_most_common_answer_gets() -> None:
     assert 0.09 < GSM.chance() < 0.15
     assert GSM.chance() == Gsm().chance()
-    batch = draw(Difficulty(windows=2, depth=8, form="all"), size=150, seed=5)
+    batch = draw(Difficulty(windows=2, depth=8, form="all"), size=400, seed=5)
     by_op: dict[int, Counter[int]] = {op: Counter() for op in GSM.depths}
-    for row in range(150):
+    for row in range(400):
         for _, answer, op in labels(batch.questions[0], row):
             by_op[op][answer] += 1
     shares = [max(answers.values()) / answers.total() for answers in by_op.values()]
     assert np.mean(shares) == pytest.approx(GSM.chance(), abs=0.02)
+
+
+def test_forms_are_those_of_the_sentences() -> None:
+    task = Gsm(forms=["difference", "more", "copy", "more"])  # type: ignore[arg-type]  # as TOML gives them
+    assert task == Gsm(forms=("copy", "more", "difference"))
+    assert task.vocab_size == GSM.vocab_size
+    assert GSM.forms == ("copy", "more", "times", "sum", "difference", "total")
+    batch = draw(Difficulty(windows=2, depth=8, form="all"), size=40, task=task)
+    told = " ".join(english(context, row) for context in batch.context for row in range(40))
+    told += " ".join(example.problem for example in task.examples(np.random.default_rng(0), 20, 8))
+    assert not re.search("times|the sum of|total", told)
+    assert min(told.count(words) for words in ("equals the number of", "more than", "the difference of")) > 30
+
+
+def test_chance_is_of_the_forms() -> None:
+    copies, differences = Gsm(forms=("copy",)), Gsm(forms=("copy", "difference"))
+    assert 0.1 < copies.chance() < 0.13  # each of 1..10 is as likely as the others
+    assert differences.chance() > copies.chance() + 0.02  # these are small
+    assert copies.chance() == Gsm(forms=["copy"]).chance()  # type: ignore[arg-type]
+
+
+def test_questions_of_one_step_need_no_form_for_two() -> None:
+    draw(Difficulty(windows=2, depth=1, form="all"), size=2, task=Gsm(max_depth=1, forms=("sum",)))
 
 
 @pytest.mark.parametrize(
@@ -162,9 +185,16 @@ def test_chance_is_what_guessing_the_most_common_answer_gets() -> None:
         ({"quantities": 18}, "quantities is 18; the words are enough for 17"),
         ({"max_value": 3}, r"max_value is 3; it must lie in 4\.\.100"),
         ({"max_value": 101}, "max_value is 101"),
+        ({"forms": ()}, r"forms is \(\); it must be a list with at least one of copy, more, times, sum, difference"),
+        ({"forms": []}, r"forms is \[\]; it must be a list"),
+        ({"forms": "copy"}, "forms 'copy' has 'c'; it must be a list of copy, more, times, sum, difference, total"),
+        ({"forms": ("copy", "minus")}, r"forms \('copy', 'minus'\) has 'minus'; it must be a list of copy, more"),
+        ({"forms": ("copy", "number")}, "has 'number'; it must"),
+        ({"forms": ["copy", ["more"]]}, r"has \['more'\]; it must"),
+        ({"forms": ["sum", "total"]}, r"2 steps with forms \['sum', 'total'\] alone; add one of copy, more, times"),
     ],
 )
-def test_settings_that_make_no_task(settings: dict[str, int], words: str) -> None:
+def test_settings_that_make_no_task(settings: dict[str, object], words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         Gsm(**settings)  # type: ignore[arg-type]
 

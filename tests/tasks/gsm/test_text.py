@@ -27,6 +27,7 @@ OTTER, HERON, LYNX = Quantity(0, 0), Quantity(2, 1), Quantity(3, 1)
     ("sentence", "words"),
     [
         (Sentence(OTTER, "number", 3), "3."),
+        (Sentence(OTTER, "copy", 0, (HERON,)), "the number of adult heron in Birch Island."),
         (Sentence(OTTER, "more", 2, (HERON,)), "2 more than the number of adult heron in Birch Island."),
         (Sentence(OTTER, "times", 4, (HERON,)), "4 times the number of adult heron in Birch Island."),
         (
