@@ -56,7 +56,7 @@ def headlines(table: Table, document: Mapping[str, Any]) -> Iterable[tuple[str, 
             others = [mean(arms.get(name, []), part.name, rate, **at, passes=1) for name in line.get("against", [])]
             best = max((other for other in others if other is not None), key=lambda m: m.value, default=None)
             if found is not None:
-                yield line["what"], cell(found), cell(best), f"{found.seeds}"
+                yield line["what"], cell(found), cell(best) or "*not measured yet*", f"{found.seeds}"
 
 
 def depth(runs: Sequence[Run], place: str, part: Part) -> str:
