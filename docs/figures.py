@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from agentsleep.evals.intervals import wilson
-from agentsleep.reproduce.markdown import headlines, render
+from agentsleep.reproduce.markdown import grid, headlines, render
 from agentsleep.reproduce.plan import load_table, table_names
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,12 +26,6 @@ RECORD = ROOT / "agentsleep" / "assets" / "nap-mini" / "record.json"
 BLOCK = re.compile(r"(<!-- figures:(?P<name>[a-z0-9-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 Document = Mapping[str, Any]
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; numbers to the right, the first column to the left."""
-    lines = [head, ["---"] + ["--:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def rate(right: float, interval: Sequence[float] | None = None) -> str:
@@ -79,7 +73,7 @@ def rota(evidence: Path) -> str:
             if any((mode, n, r, depth) in cells for depth in depths)
         ]
         rows += [[name, "", *shown] for name, shown in _baselines(measured["baselines"], depths)]
-        parts.append(f"{what}\n\n{table(head, rows)}")
+        parts.append(f"{what}\n\n{grid(head, rows)}")
     least = min(asked for _, asked in cells.values())
     command = measured.get("command") or _rota_command(measured, visits)
     model = f"Model `{measured['model']}`, fingerprint `{measured['fingerprint'][:12]}`."
@@ -145,7 +139,7 @@ def headline(folder: Path) -> str:
             rows += [list(row) for row in headlines(load_table(name), measured)]
     if not rows:
         return unmeasured("agentsleep reproduce depo")
-    return table(["what is asked once every window is evicted", "sleep", "trained at N = 1", "seeds"], rows)
+    return grid(["what is asked once every window is evicted", "sleep", "trained at N = 1", "seeds"], rows)
 
 
 # --------------------------------------------------------------------------------------------------------- speed
@@ -170,7 +164,7 @@ def wake(evidence: Path) -> str:
     history = ",".join(f"{row['history_tokens']}" for row in measured["rows"])
     command = measured.get("command") or f"agentsleep bench wake --history {history} --json"
     seed = f", seed {measured['seed']}" if "seed" in measured else ""
-    return f"{table([columns[name][0] for name in there], rows)}\n\nLong over short: {shown}. `{command}`{seed}."
+    return f"{grid([columns[name][0] for name in there], rows)}\n\nLong over short: {shown}. `{command}`{seed}."
 
 
 def ops(evidence: Path) -> str:
@@ -185,7 +179,7 @@ def ops(evidence: Path) -> str:
     command = measured.get("command") or "agentsleep bench ops --json"
     threads = f", {measured['threads']} thread{'s' * (measured['threads'] > 1)}" if "threads" in measured else ""
     against = f" The ratio is over {measured['reference']}." if "reference" in measured else ""
-    return f"{table(['rule', 'mode', 'B', 'T', 'tokens/s', 'ratio'], rows)}\n\n`{command}`{threads}.{against}"
+    return f"{grid(['rule', 'mode', 'B', 'T', 'tokens/s', 'ratio'], rows)}\n\n`{command}`{threads}.{against}"
 
 
 # ------------------------------------------------------------------------------------------------ the shipped model
@@ -203,7 +197,7 @@ def nap_mini(record: Path) -> str:
         for name in ("parameters", "seed", "steps", "minutes", "torch")
         if name in made
     ]
-    return table(["", "nap-mini"], rows) + "\n\nFrom its training record, `agentsleep/assets/nap-mini/record.json`."
+    return grid(["", "nap-mini"], rows) + "\n\nFrom its training record, `agentsleep/assets/nap-mini/record.json`."
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {

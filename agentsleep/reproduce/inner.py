@@ -11,13 +11,11 @@ import torch
 from agentsleep.auto import Probe, sleep_until
 from agentsleep.gauge import written
 from agentsleep.models.nap import NapForCausalLM
-from agentsleep.reproduce.subject import Row, Settings, Subject, fresh
+from agentsleep.reproduce.subject import EPISODES, Row, Settings, Subject, fresh
 from agentsleep.sleep import passes_over, sleep
 from agentsleep.state import FastWeights
 from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Window
 from agentsleep.training.episode import read_batch
-
-EPISODES = 32  # a batch
 
 
 def writes(subject: Subject, settings: Settings) -> list[Row]:

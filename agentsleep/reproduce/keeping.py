@@ -12,14 +12,12 @@ from torch import Tensor
 
 from agentsleep.gauge import saturation
 from agentsleep.models.nap import NapForCausalLM
-from agentsleep.reproduce.subject import Row, Settings, Subject, fresh
+from agentsleep.reproduce.subject import EPISODES, Row, Settings, Subject, fresh
 from agentsleep.sleep import sleep
 from agentsleep.state import FastWeights
 from agentsleep.tasks.base import Batch, Difficulty, Window
 from agentsleep.training.episode import read_batch
 from agentsleep.training.runs import MODEL, load_model
-
-EPISODES = 32  # a batch
 
 
 def retention(subject: Subject, settings: Settings) -> list[Row]:

@@ -7,9 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from agentsleep.reproduce.plan import Part, Table
+from agentsleep.reproduce.subject import EPISODES
 from agentsleep.reproduce.summary import Mean, Run, by_arm, distinct, mean, values_of
 
-EPISODES = 32  # of which one batch of the measure deepsleep consists
 Render = Callable[[Sequence[Run], str, Part], str]
 
 
@@ -28,8 +28,8 @@ def cell(found: Mean | None) -> str:
 
 
 def render(table: Table, document: Mapping[str, Any], *, heading: bool = True) -> str:
-    """A table's page: its claim, every part, what the runs cost, and on what they ran."""
-    blocks = [f"## {table.title}", table.claim] if heading else []
+    """A table's page: what it asks, every part, what the runs cost, and on what they ran."""
+    blocks = [f"## {table.title}", table.asks] if heading else []
     for scale in dict.fromkeys(run["scale"] for run in document["runs"]):
         runs = [run for run in document["runs"] if run["scale"] == scale]
         for part in table.parts:

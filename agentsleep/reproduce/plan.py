@@ -67,11 +67,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of the docs."""
+    """A table of the docs. asks: the question that it is to answer; what the answer is, its figures say."""
 
     name: str
     title: str
-    claim: str
+    asks: str
     parts: tuple[Part, ...]
 
     def arms(self) -> list[str]:
@@ -113,7 +113,7 @@ def load_table(name: str) -> Table:
         )
         for part in raw["parts"]
     )
-    return Table(name=name, title=raw["title"], claim=raw["claim"], parts=parts)
+    return Table(name=name, title=raw["title"], asks=raw["asks"], parts=parts)
 
 
 def load_arm(name: str, scale: str) -> Arm:

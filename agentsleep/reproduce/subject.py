@@ -18,6 +18,7 @@ from agentsleep.training.runs import make_task
 
 Row = dict[str, Any]
 Settings = Mapping[str, Any]
+EPISODES = 32  # a batch of a measure
 EVALUATION_SEED = 1_000  # plus the run's: the episodes of a measure are fresh for every run
 
 

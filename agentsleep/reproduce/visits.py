@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from agentsleep.models.nap import NapForCausalLM
-from agentsleep.reproduce.subject import Row, Settings, Subject, fresh
+from agentsleep.reproduce.subject import EPISODES, Row, Settings, Subject, fresh
 from agentsleep.sleep import deep_sleep, sleep
 from agentsleep.state import FastWeights
 from agentsleep.tasks.base import Batch, Difficulty
 from agentsleep.training.episode import read_batch
 
 ORDERS = ("oldest first", "newest first", "shuffled")
-EPISODES = 32  # a batch
 
 
 def deepsleep(subject: Subject, settings: Settings) -> list[Row]:

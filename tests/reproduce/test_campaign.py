@@ -74,7 +74,7 @@ def test_a_table_from_its_plan_to_its_picture(begin: Begin) -> None:
     assert any(what.startswith("hops/n1, seed 0: training, depth ") and part == 25 / 30 for what, part in told)
     source, page, picture = publish(campaign.table, campaign.out)
     assert (source, page.name, picture.name) == (campaign.target, "two.md", "two.png")
-    assert page.read_text().startswith("## Two arms\n\nNothing.\n\n### One window\n\n| model | k = 1 | k = 2 | seeds |")
+    assert page.read_text().startswith("## Two arms\n\nNothing?\n\n### One window\n\n| model | k = 1 | k = 2 | seeds |")
     assert picture.read_bytes().startswith(PNG)
     assert {path.name for path in campaign.out.iterdir()} <= {"two.json", "two.md", "two.png", ".two.json.lock"}
     found = runs(campaign)

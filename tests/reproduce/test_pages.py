@@ -43,7 +43,7 @@ def rows(passes: int, *accuracies: float) -> list[dict[str, Any]]:
 
 CHANCE = [{"windows": 1, "form": "plain", "name": "chance", "depth": depth, "accuracy": 0.25} for depth in (1, 2)]
 PART = Part(name="p", title="A part", measure="depth", arms=("hops/a", "hops/b", "hops/c"), show={"columns": [1, 2, 3]})
-TABLE = Table(name="toy", title="A table", claim="A claim.", parts=(PART,))
+TABLE = Table(name="toy", title="A table", asks="What?", parts=(PART,))
 DOCUMENT = {
     "runs": [
         run("a", seed, [*rows(1, one, 0.5), *rows(2, 1.0, 1.0), *CHANCE]) for seed, one in enumerate((0.9, 0.92, 0.94))
@@ -54,7 +54,7 @@ DOCUMENT = {
 
 def test_means_intervals_and_seeds_by_hand() -> None:
     lines = render(TABLE, DOCUMENT).splitlines()
-    assert lines[:9] == ["## A table", "", "A claim.", "", "### A part", "",
+    assert lines[:9] == ["## A table", "", "What?", "", "### A part", "",
         "| model | k = 1 | k = 2 | k = 3 | seeds |", "| --- | --: | --: | --: | --: |",
         "| A: N = 1 | 0.920<br><sub>0.870–0.970</sub> | 0.500<br><sub>0.500–0.500</sub> |  | 3 |"]  # fmt: skip
     assert lines[9:13] == [
@@ -75,7 +75,7 @@ def test_means_intervals_and_seeds_by_hand() -> None:
 def test_parts_without_runs_and_runs_without_parts_are_left_out() -> None:
     other = Part(name="q", title="Not yet", measure="depth", arms=("hops/none",))
     document = {"runs": [*DOCUMENT["runs"], run("gone", 0, rows(1, 0.5))]}
-    page = render(Table(name="toy", title="", claim="", parts=(PART, other)), document)
+    page = render(Table(name="toy", title="", asks="", parts=(PART, other)), document)
     assert "Not yet" not in page
     assert "GONE" not in page
 
@@ -92,7 +92,7 @@ def test_a_headline_sets_the_sleep_beside_the_best_baseline() -> None:
     line = {"what": "two hops", "arm": "hops/a", "against": ["hops/b", "hops/c", "hops/a"], "at": {"depth": 1},
             "sleep": {"passes": 2}}  # fmt: skip
     part = Part(name="p", title="", measure="depth", arms=PART.arms, show={"headline": [line, {**line, "arm": "x"}]})
-    table = Table(name="toy", title="", claim="", parts=(part,))
+    table = Table(name="toy", title="", asks="", parts=(part,))
     best = "0.920<br><sub>0.870–0.970</sub>"
     assert list(headlines(table, DOCUMENT)) == [("two hops", "1.000<br><sub>1.000–1.000</sub>", best, "3")]
 

@@ -60,7 +60,7 @@ def test_a_part_can_be_measured_and_shown(table, part) -> None:
     assert part.show.get("drawn", shown) in PANELS
     assert len(part.arms) == len(set(part.arms)) > 0
     assert part.title
-    assert load_table(table).claim.endswith(".")
+    assert load_table(table).asks.endswith("?")
     for column in [*part.show.get("columns", []), *([part.show["picture"]] if "picture" in part.show else [])]:
         assert 1 <= column <= part.settings["depth"]
 

@@ -85,7 +85,7 @@ set = {{ eviction = "never", model = {{ pattern = "aa" }} }}
 TABLES = """
 [two]
 title = "Two arms"
-claim = "Nothing."
+asks = "Nothing?"
 
 [[two.parts]]
 name = "one"
@@ -98,7 +98,7 @@ questions = 32
 
 [every]
 title = "Every measure"
-claim = "Nothing."
+asks = "Nothing?"
 
 [[every.parts]]
 name = "depths"
