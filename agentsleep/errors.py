@@ -8,6 +8,7 @@
     ├── ModelError
     │   ├── CheckpointMissing
     │   ├── CheckpointDamaged
+    │   ├── UnsupportedModel              a model whose memory would be wrong, or that has none
     │   └── FingerprintMismatch           a state that belongs to another model
     ├── SleepFailed                       a sleep gave NaN, Inf or nothing; the old state stays
     ├── ToolError
@@ -24,7 +25,10 @@
         ├── SessionBusy                   another writer holds the session
         └── SessionClosed                 it was closed in this program
 
-Each message says what was wrong, with what value, and what to do.
+Each message says what was wrong, with what value, and what to do. Of what is merely to be known it warns:
+
+    UserWarning
+    └── UntrainedSleep                    a model that was never trained to sleep
 """
 
 from __future__ import annotations
@@ -60,6 +64,10 @@ class CheckpointMissing(ModelError):
 
 class CheckpointDamaged(ModelError):
     """A checkpoint that cannot be read."""
+
+
+class UnsupportedModel(ModelError):
+    """A model that cannot sleep: it has no fast weights, or would carry them on wrongly."""
 
 
 class FingerprintMismatch(ModelError):
@@ -120,3 +128,7 @@ class SessionBusy(ArchiveError):
 
 class SessionClosed(ArchiveError):
     """The session object was closed, or belongs to another process; open it again."""
+
+
+class UntrainedSleep(UserWarning):
+    """A model that was never trained to sleep; what further passes do to it is not known until it is measured."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -36,6 +36,18 @@ class Backbone(Protocol):
 
     def feed_back(self, hidden: Tensor, embedded: Tensor) -> Tensor:
         """The input of the next pass, from a pass's hidden states and the window's embeddings, all ``[B, T, D]``."""
+
+
+@runtime_checkable
+class MiddleLoop(Backbone, Protocol):
+    """A backbone that loops its middle blocks alone, which are then its ``blocks``: pass 1 goes through all of them,
+    passes 2..N leave out those before and behind, whose state stays that of pass 1."""
+
+    def prelude(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
+        """The blocks before the loop, as :meth:`Backbone.blocks`; the state of these blocks alone."""
+
+    def coda(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
+        """The blocks behind the loop, likewise."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +100,21 @@ def passes_over(
     backbone: Backbone, ids: Tensor, state: FastWeights, mask: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Slept]]:
     """The passes over one window, each made when it is asked for, without end: the hidden states of pass i
-    ``[B, T, D]``, and what a sleep of i passes leaves."""
+    ``[B, T, D]``, and what a sleep of i passes leaves. Behind the first pass the hidden states are those of the last
+    looped block."""
+    middle = backbone if isinstance(backbone, MiddleLoop) else None
     embedded = backbone.embed(ids)
-    hidden, running = backbone.blocks(embedded, state, mask)
-    first, tails = hidden, running.only("conv")
-    earlier = state.only("keys", "values", "seen")
+    entered, before = middle.prelude(embedded, state, mask) if middle else (embedded, FastWeights())
+    hidden, running = backbone.blocks(entered, state, mask)
+    first, behind = middle.coda(hidden, state, mask) if middle else (hidden, FastWeights())
+    running = before.merged(running).merged(behind)
+    tails, earlier = running.only("conv", "position"), state.only("keys", "values", "seen", "position")
+    yield first, Slept(first, running)
     while True:
+        fed_back = backbone.feed_back(hidden, entered)
+        hidden, again = backbone.blocks(fed_back, running.only("recurrent").merged(earlier), mask)
+        running = running.merged(again)
         yield hidden, Slept(first, running.merged(tails))
-        fed_back = backbone.feed_back(hidden, embedded)
-        hidden, running = backbone.blocks(fed_back, running.only("recurrent").merged(earlier), mask)
 
 
 def deep_sleep(
@@ -121,7 +139,7 @@ def deep_sleep(
         SettingsError: passes or rounds below 1.
     """
     check_depth(passes, rounds)
-    tails = state.only("conv", "keys", "values", "seen")
+    tails = state.only("conv", "keys", "values", "seen", "position")
     running = state
     for visit in range(rounds * len(windows)):
         ids, mask = windows[visit % len(windows)]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from agentsleep.backends.loading import Backend
+from agentsleep.backends.backend import Backend
+from agentsleep.backends.cache import POSITION, open_cache
+from agentsleep.backends.hybrid import reading
 from agentsleep.state import FastWeights
 
 
@@ -24,12 +25,8 @@ class LiveWindow:
         self.opened = opened
         self.ids: list[int] = []
         self.logits: Tensor | None = None  # [vocab], behind the last token read
-        self._cache = DynamicCache(config=backend.config)
-        for i, letter in enumerate(backend.config.pattern):
-            recurrent, tail = opened.of(i, "recurrent"), opened.of(i, "conv")
-            if letter == "s" and recurrent is not None and tail is not None:
-                self._cache.update_conv_state(tail, i, conv_kernel_size=tail.shape[-1])
-                self._cache.update_recurrent_state(recurrent, i)
+        self._cache = open_cache(backend.config, opened.to(backend.device))
+        self._position = int(opened[POSITION]) if POSITION in opened else 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,16 +34,20 @@ class LiveWindow:
     @property
     def free(self) -> int:
         """Tokens that still fit."""
-        return self.backend.config.sleep_window - len(self.ids)
+        return self.backend.settings.window - len(self.ids)
 
     def read(self, ids: Sequence[int]) -> None:
         """Reads tokens, at most ``free`` of them."""
         if not ids:
             return
         assert len(ids) <= self.free, "a session sleeps before its window overflows"
+        where = self._position + len(self.ids)
         with torch.inference_mode():
             out = self.backend.model(
-                input_ids=torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True, logits_to_keep=1
+                input_ids=self.backend.row(ids),
+                use_cache=True,
+                logits_to_keep=1,
+                **reading(self._cache, 1, len(ids), where, self.backend.device),
             )
         self.logits = out.logits[0, -1]
         self.ids += ids

@@ -1,78 +1,38 @@
-"""Loads a checkpoint that was trained to sleep, and says which model it is."""
+"""Loads a checkpoint, of our own kind or any that transformers knows, and checks that it can sleep."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.utils import logging
 
-from agentsleep.auto import sleep_until
-from agentsleep.errors import CheckpointDamaged, CheckpointMissing, SettingsError
+from agentsleep.backends.backend import Backend
+from agentsleep.backends.hybrid import HybridBackbone
+from agentsleep.backends.settings import SleepSettings
+from agentsleep.errors import (
+    AgentsleepError,
+    CheckpointDamaged,
+    CheckpointMissing,
+    SettingsError,
+    UnsupportedModel,
+    UntrainedSleep,
+)
 from agentsleep.models.nap import NapConfig, NapForCausalLM
-from agentsleep.sleep import sleep
-from agentsleep.state import FastWeights
-
-# Settings that say how to use the model, not what it computes; changing one does not make another model of it.
-_USAGE = ("sleep_passes", "sleep_rounds", "sleep_pin", "sleep_window", "max_position_embeddings")
-
-
-@dataclass(frozen=True)
-class Backend:
-    """A model with its tokenizer, ready to read and to sleep. It keeps no state of any session."""
-
-    model: NapForCausalLM
-    tokenizer: PreTrainedTokenizerFast
-
-    @property
-    def config(self) -> NapConfig:
-        """The model's settings, those of its sleep among them."""
-        return self.model.config
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over weights, architecture and tokenizer: what a stored state depends on."""
-        whole = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-            whole.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        architecture = self.config.to_diff_dict()
-        for name in (*_USAGE, "transformers_version", "dtype", "architectures"):
-            architecture.pop(name, None)
-        if architecture.get("sleep_eviction") == "hard":  # once the only one there was: fingerprints stay as they were
-            del architecture["sleep_eviction"]
-        whole.update(json.dumps(architecture, sort_keys=True, default=str).encode())
-        spelling = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for name in ("padding", "truncation"):  # whoever used the tokenizer last has left them there
-            spelling.pop(name, None)
-        whole.update(json.dumps(spelling, sort_keys=True).encode())
-        return whole.hexdigest()
-
-    def consolidate(self, ids: list[int], state: FastWeights, passes: int) -> FastWeights:
-        """The canonical sleep on one window: batch 1, all its tokens in one forward from the state it opened with."""
-        with torch.inference_mode():
-            return sleep(self.model, torch.tensor([ids]), state, passes=passes).state.clone()
-
-    def consolidate_until(
-        self, ids: list[int], state: FastWeights, probes: Sequence[list[int]], max_passes: int
-    ) -> tuple[FastWeights, int, int]:
-        """The same with as many passes as the probes ask for, see :func:`agentsleep.auto.sleep_until`.
-
-        Returns:
-            What :meth:`consolidate` gives for the passes found, these passes, and the tokens that the probes read.
-        """
-        with torch.inference_mode():
-            asked = [(torch.tensor([probe]), None) for probe in probes]
-            found = sleep_until(self.model, torch.tensor([ids]), state, probes=asked, max_passes=max_passes)
-            return found.slept.state.clone(), found.passes, found.probe_tokens
 
 
 def shipped_model() -> Path:
@@ -80,66 +40,123 @@ def shipped_model() -> Path:
     return Path(str(files("agentsleep") / "assets" / "nap-mini"))
 
 
-def load_backend(model: str | Path | None = None) -> Backend:
-    """Loads a checkpoint directory; nap-mini, which comes with the package, for None.
+def load_backend(
+    model: str | Path | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = "auto",
+) -> Backend:
+    """Loads a checkpoint directory, or a model's name on the Hugging Face hub; nap-mini, which comes with the package,
+    for None.
+
+    Args:
+        settings: fields of :class:`SleepSettings` that take precedence over those of the checkpoint.
+        device: as torch names it.
+        dtype: of the weights; "auto" takes that of the checkpoint. Our own models always run in float32.
 
     Raises:
         CheckpointMissing: no checkpoint there.
-        CheckpointDamaged: it cannot be read, or is no nap model.
-        SettingsError: its eviction is sliding; the live memory evicts hard.
+        CheckpointDamaged: it cannot be read, or does not belong to its tokenizer.
+        UnsupportedModel: a model whose memory would be wrong, or that has none.
+        SettingsError: a setting out of its range; sliding eviction of our own models, whose live memory evicts hard.
     """
-    path = shipped_model() if model is None else Path(model).expanduser()
-    if not (path / "config.json").is_file():
+    place = shipped_model() if model is None else model
+    with _readable(place):
+        try:
+            config = AutoConfig.from_pretrained(place)
+        except SettingsError as error:
+            raise CheckpointDamaged(f"the checkpoint at {place} cannot be read ({error}); mend its config.json") from error
+        text = config.get_text_config(decoder=True)
+        for name, value in _known(settings or {}).items():
+            setattr(text, f"sleep_{name}", list(value) if isinstance(value, tuple) else value)
+        sleeping = SleepSettings.of(text)
+        if config.model_type == NapConfig.model_type:
+            if sleeping.eviction != "hard":
+                raise SettingsError(
+                    f"the model at {place} has sleep_eviction {sleeping.eviction!r}, but the live memory evicts hard: "
+                    "it keeps no keys of a window that was slept on; give a model that was trained with sleep_eviction "
+                    "'hard'"
+                )
+            loaded = _load(place, NapForCausalLM, config, torch.float32)
+        else:
+            loaded = _load(place, AutoModelForCausalLM, config, dtype)
+        tokenizer = _checked(place, AutoTokenizer.from_pretrained(place), text)
+    torch.nn.Module.to(loaded, device)
+    if isinstance(loaded, NapForCausalLM):
+        return Backend(loaded, loaded, tokenizer, sleeping)
+    if not sleeping.trained:
+        warnings.warn(
+            f"{place} was not trained to sleep: it sleeps with {sleeping.passes} pass a window, since further passes may do "
+            "harm; 'agentsleep probe --model' measures whether they help",
+            UntrainedSleep,
+            stacklevel=3,
+        )
+    return Backend(loaded, HybridBackbone(loaded, sleeping), tokenizer, sleeping)
+
+
+@contextmanager
+def _readable(place: str | Path) -> Iterator[None]:
+    """Whatever a library says of a checkpoint that is missing or damaged, in our own words."""
+    path = Path(place).expanduser()
+    local = path.exists() or isinstance(place, Path) or place.startswith((".", "/", "~"))
+    if local and not (path / "config.json").is_file():
         raise CheckpointMissing(
             f"no checkpoint at {path} (no config.json); give a directory that save_pretrained or "
-            "'agentsleep train' wrote, or nothing for the shipped model"
+            "'agentsleep train' wrote, the name of a model on the hub, or nothing for the shipped model"
         )
     try:
-        kind = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
-        if kind != NapConfig.model_type:
-            raise CheckpointDamaged(f"{path} holds a model of type {kind!r}; this version sleeps with 'nap' models")
-        loaded = _load_model(path)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except CheckpointDamaged:
+        yield
+    except AgentsleepError:
         raise
-    except Exception as error:  # json, safetensors, tokenizers and torch each raise kinds of their own
+    except Exception as error:  # json, safetensors, tokenizers, torch and the hub each raise kinds of their own
+        if not local:
+            raise CheckpointMissing(
+                f"no model {str(place)!r}: there is no such directory, and the hub did not give one ({error})"
+            ) from error
         raise CheckpointDamaged(f"the checkpoint at {path} cannot be read ({error}); copy it there again") from error
-    if (kept := loaded.config.sleep_eviction) != "hard":
-        raise SettingsError(
-            f"the model at {path} has sleep_eviction {kept!r}, but the live memory evicts hard: "
-            "it keeps no keys of a window that was slept on; give a model that was trained with sleep_eviction 'hard'"
+
+
+def _known(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    names = {field.name for field in fields(SleepSettings)} - {"trained"}
+    if unknown := sorted(set(settings) - names):
+        raise SettingsError(f"there is no sleep setting {', '.join(unknown)}; there are {', '.join(sorted(names))}")
+    return settings
+
+
+def _load(place: str | Path, kind: Any, config: PreTrainedConfig, dtype: str | torch.dtype) -> PreTrainedModel:
+    if config.is_encoder_decoder:
+        raise UnsupportedModel(
+            f"{place} is an encoder-decoder ({config.model_type}); a memory needs a decoder that reads what it writes"
         )
-    return Backend(loaded, _checked(path, tokenizer, loaded.config))
-
-
-def _load_model(path: Path) -> NapForCausalLM:
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()  # a bar of a tenth of a second tells nobody anything
+    logging.set_verbosity_error()  # and its report of what is missing is the error below
     try:
-        found: Any = NapForCausalLM.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+        model, report = kind.from_pretrained(
+            place, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
         )
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
-    model: NapForCausalLM
-    model, report = found
     # transformers makes up what is missing, at random.
     if absent := sorted(report["missing_keys"]):
-        raise CheckpointDamaged(f"the checkpoint at {path} lacks the weights {absent}; copy it there again")
+        raise CheckpointDamaged(f"the checkpoint at {place} lacks the weights {absent}; copy it there again")
     if broken := [name for name, tensor in model.state_dict().items() if not bool(torch.isfinite(tensor).all())]:
-        raise CheckpointDamaged(f"the checkpoint at {path} has NaN or Inf in {broken}; copy it there again")
+        raise CheckpointDamaged(f"the checkpoint at {place} has NaN or Inf in {broken}; copy it there again")
     model.requires_grad_(False)
     model.train(False)
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
-def _checked(path: Path, tokenizer: object, config: NapConfig) -> PreTrainedTokenizerFast:
+def _checked(place: str | Path, tokenizer: object, config: PreTrainedConfig) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise CheckpointDamaged(f"{path} has a tokenizer of type {type(tokenizer).__name__}; give it a tokenizer.json")
+        raise CheckpointDamaged(f"{place} has a tokenizer of type {type(tokenizer).__name__}; give it a tokenizer.json")
     if len(tokenizer) > config.vocab_size:
         raise CheckpointDamaged(
-            f"the tokenizer at {path} has {len(tokenizer)} tokens, the model knows {config.vocab_size}; they do not "
+            f"the tokenizer at {place} has {len(tokenizer)} tokens, the model knows {config.vocab_size}; they do not "
             "belong together: copy both again"
         )
     return tokenizer

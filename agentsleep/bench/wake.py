@@ -149,7 +149,7 @@ def _read(side: Side, seed: int) -> Iterator[int]:
 def _measure(sides: list[Side], tokens: int, seed: int, report: Callable[[float], None]) -> None:
     texts = _texts(seed + 1)
     written = turn = 0
-    size = min(TURN, sides[0].memory.backend.config.sleep_window // 4)
+    size = min(TURN, sides[0].memory.backend.settings.window // 4)
     while written < tokens:
         order = sides if turn % 2 else sides[::-1]
         counted = turn >= WARM
@@ -228,7 +228,7 @@ def _document(sides: Sequence[Side], tokens: int, passes: int, model: str) -> di
         "bars": bars,
         "model": model,
         "fingerprint": sides[0].memory.fingerprint,
-        "window": sides[0].memory.backend.config.sleep_window,
+        "window": sides[0].memory.backend.settings.window,
         "passes": passes,
         "tokens": tokens,
         "threads": torch.get_num_threads(),

@@ -29,10 +29,10 @@ def selftest(model: Path | None) -> Iterator[Check]:
         yield _raised("load", error)
         return
     with memory:
-        config = memory.backend.config
+        settings = memory.backend.settings
         weights = sum(p.numel() for p in memory.backend.model.parameters())
         name = "nap-mini" if model is None else str(model)
-        about = f"{name}: {weights:,} weights, window {config.sleep_window}, passes {config.sleep_passes}"
+        about = f"{name}: {weights:,} weights, window {settings.window}, passes {settings.passes}"
         yield Check("model", "load", "ok", about)
         yield Check("model", "fingerprint", "ok", memory.fingerprint)
         session: Session | None = None
@@ -81,7 +81,7 @@ def _sleeps(memory: SleepMemory, session: Session) -> tuple[bool, str]:
 def _chunked(memory: SleepMemory, session: Session) -> tuple[bool, str]:
     """Reading token by token, in odd pieces and at once must come to the same."""
     ids = [token for line in LINES for token in memory.chat.message("user", line)]
-    ids = ids[: memory.backend.config.sleep_window]
+    ids = ids[: memory.backend.settings.window]
     spoken = []
     for size in (len(ids), 1, 7):
         window = LiveWindow(memory.backend, session.state)

@@ -117,7 +117,7 @@ class Demo:
         table = RotaTable(s.out / "rota.db", self.episode)
         with self._memory(s.light[0]) as memory:
             self.name = _free_name(memory)
-            about = {"fingerprint": memory.fingerprint, "window": memory.backend.config.sleep_window}
+            about = {"fingerprint": memory.fingerprint, "window": memory.backend.settings.window}
         for passes in s.light:
             with self._memory(passes) as memory:
                 self._light(memory, passes, table)

@@ -99,7 +99,7 @@ def live(
     if windows < LEAST_WINDOWS:
         raise SettingsError(
             f"the facts about {len(episode.order)} people lie in {windows} windows of "
-            f"{memory.backend.config.sleep_window} tokens; they must lie in {LEAST_WINDOWS}: evaluate with more people"
+            f"{memory.backend.settings.window} tokens; they must lie in {LEAST_WINDOWS}: evaluate with more people"
         )
     assert head is not None, "three windows were slept on"
     asked = []

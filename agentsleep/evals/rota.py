@@ -94,7 +94,7 @@ def evaluate_rota(
     with SleepMemory(path, archive=":memory:") as memory:  # before the others start: a damaged model fails here
         drawn = [plan.draw(index) for index in range(episodes)]
         blank = answers_without_memory(memory, (q.text for _, questions in drawn for q in questions))
-        fingerprint, window = memory.fingerprint, memory.backend.config.sleep_window
+        fingerprint, window = memory.fingerprint, memory.backend.settings.window
     jobs = [_Episodes(path, plan, range(i, min(i + CHUNK, episodes))) for i in range(0, episodes, CHUNK)]
     chunks = in_order(_live_job, jobs, workers, lambda part: report(share * part))
     lived = [episode for chunk in chunks for episode in chunk]
@@ -180,14 +180,14 @@ def _live_job(job: _Episodes) -> list[Lived]:
 def _harness_job(job: _Batch) -> Tally:
     """A batch as the trainer reads it, at every depth of sleep."""
     plan, backend = job.plan, load_backend(job.model)
-    task = rota.Rota(people=plan.people, max_depth=max(plan.depths), window=backend.config.sleep_window)
+    task = rota.Rota(people=plan.people, max_depth=max(plan.depths), window=backend.settings.window)
     rng = np.random.default_rng([plan.seed, _HARNESS, job.index])
     batch = task.batch(rng, BATCH, Difficulty(windows=job.windows, depth=max(plan.depths), form="live"))
     counted: Tally = {}
     with torch.inference_mode():
         for n in plan.passes:
             for r in plan.rounds:
-                hits = read_batch(backend.model, batch, passes=n, rounds=r).hits()
+                hits = read_batch(backend.backbone, batch, passes=n, rounds=r).hits()
                 counted |= {(n, r, depth): hits[depth] for depth in plan.depths if depth in hits}
     return counted
 

@@ -11,7 +11,6 @@ import torch
 
 from agentsleep.archive import Event
 from agentsleep.backends import Backend
-from agentsleep.sleep import deep_sleep
 from agentsleep.state import FastWeights
 
 
@@ -44,10 +43,8 @@ def _window(mark: Any, stream: Sequence[int]) -> SleptWindow:
 
 
 def deep(backend: Backend, windows: Sequence[SleptWindow], state: FastWeights, passes: int, rounds: int) -> FastWeights:
-    """The canonical deep sleep: batch 1, every window in one forward a pass."""
-    with torch.inference_mode():
-        visits = [(torch.tensor([window.ids]), None) for window in windows]
-        return deep_sleep(backend.model, visits, state, passes=passes, rounds=rounds).clone()
+    """The canonical deep sleep on windows of the log."""
+    return backend.consolidate_deep([window.ids for window in windows], state, passes, rounds)
 
 
 def replay(backend: Backend, events: Iterable[Event]) -> FastWeights:
@@ -91,12 +88,12 @@ class Tally:
         return Tally(self.deep + 1, self.passes + passes * rounds * windows)
 
 
-def environment() -> dict[str, str | int]:
+def environment(backend: Backend) -> dict[str, str | int]:
     """What a bit-equal replay depends on besides the log and the model."""
     return {
         "torch": torch.__version__,
-        "dtype": "float32",
-        "device": "cpu",
+        "dtype": str(backend.model.dtype).removeprefix("torch."),
+        "device": backend.device.type,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "machine": platform.machine(),

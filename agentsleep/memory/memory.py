@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -26,13 +26,18 @@ class SleepMemory:
     """A model that sleeps, and the archive of its states.
 
     Args:
-        model: a checkpoint directory; None takes nap-mini, which comes with the package.
+        model: a checkpoint directory, or a model's name on the Hugging Face hub; None takes nap-mini, which comes with
+            the package.
         archive: a database file or SQLAlchemy URL; None takes the user's data folder; ":memory:" keeps nothing.
         policy: when to sleep.
+        settings: fields of :class:`agentsleep.backends.SleepSettings` (``window``, ``passes``, ``feedback``, ...) that take
+            precedence over those of the checkpoint.
+        device, dtype: where and in which numbers the model runs, as torch names them; "auto" is the checkpoint's dtype.
 
     Raises:
         CheckpointMissing, CheckpointDamaged: the model cannot be loaded.
-        SettingsError: a probe of the policy takes more than half of a window.
+        UnsupportedModel: its memory would be wrong, or it has none.
+        SettingsError: a probe of the policy takes more than half of a window; a setting out of its range.
         ArchiveError: the archive cannot be opened.
     """
 
@@ -42,14 +47,17 @@ class SleepMemory:
         *,
         archive: str | Path | None = None,
         policy: SleepPolicy | None = None,
+        settings: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+        dtype: str = "auto",
     ) -> None:
-        self.backend = load_backend(model)
+        self.backend = load_backend(model, settings=settings, device=device, dtype=dtype)
         try:
             self.chat = Chat(self.backend.tokenizer)
         except InputError as error:
             raise CheckpointDamaged(f"the model {model or 'that is shipped'} cannot speak: {error}") from error
         self.policy = policy or SleepPolicy()
-        self.probes = questions(self.chat, self.policy.probes, self.backend.config.sleep_window)
+        self.probes = questions(self.chat, self.policy.probes, self.backend.settings.window)
         self.archive = Archive(default_archive() if archive is None else archive)
 
     @property

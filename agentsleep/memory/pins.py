@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from agentsleep.archive import JSON, Event
+from agentsleep.backends import SleepSettings
 from agentsleep.chat import Chat
 from agentsleep.errors import MessageTooLong, SettingsError
-from agentsleep.models.nap import NapConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Pins:
         """What the log keeps of them."""
         return {"pins": {"system": self.system, "tools": list(self.tools)}}
 
-    def render(self, chat: Chat, config: NapConfig) -> list[int]:
+    def render(self, chat: Chat, settings: SleepSettings) -> list[int]:
         """Their tokens, as far as the model was trained to have them pinned.
 
         Raises:
@@ -53,8 +53,8 @@ class Pins:
             SettingsError: a tool without name or parameters.
             EmptyMessage: a system message of blanks.
         """
-        pinned = chat.message("system", self.system) if self.system and "system" in config.sleep_pin else []
-        if "tools" in config.sleep_pin:
+        pinned = chat.message("system", self.system) if self.system and "system" in settings.pin else []
+        if "tools" in settings.pin:
             try:
                 pinned += chat.tools(self.tools)
             except (KeyError, TypeError) as error:
@@ -62,9 +62,9 @@ class Pins:
                     f"a tool's schema lacks {error}; it must be of the form "
                     '{"type": "function", "function": {"name": ..., "parameters": {"properties": {...}}}}'
                 ) from None
-        if len(pinned) > config.sleep_window // 2:
+        if len(pinned) > settings.window // 2:
             raise MessageTooLong(
                 f"system message and tools take {len(pinned)} tokens, more than half of the window of "
-                f"{config.sleep_window}; shorten them, or use a model with a larger window"
+                f"{settings.window}; shorten them, or use a model with a larger window"
             )
         return pinned

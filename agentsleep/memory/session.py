@@ -107,7 +107,7 @@ class Session:
         state = reading.window.opened
         return Stats(
             window_tokens=len(reading.window),
-            window_capacity=self._backend.config.sleep_window,
+            window_capacity=self._backend.settings.window,
             pinned_tokens=len(reading.pinned),
             tokens=reading.tokens,
             snapshots=reading.number,
@@ -134,7 +134,7 @@ class Session:
         with self._desk.using() as reading:
             pins = reading.pins.changed(system, tools)
             if pins != reading.pins:
-                pins.render(self._chat, self._backend.config)  # refused before it is logged
+                pins.render(self._chat, self._backend.settings)  # refused before it is logged
                 reading.pin(pins)
                 self._desk.renew()
 
@@ -262,7 +262,7 @@ class Session:
             SettingsError: passes, rounds or windows below 1; "auto" without probes in the policy.
             SleepFailed: the result was not usable; the old state stays in place.
         """
-        rounds = self._backend.config.sleep_rounds if rounds is None else rounds
+        rounds = self._backend.settings.rounds if rounds is None else rounds
         if passes == "auto":
             self._policy.check_auto()
         check_depth(1 if passes is None or passes == "auto" else passes, rounds)

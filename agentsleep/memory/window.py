@@ -52,7 +52,7 @@ class OpenWindow:
         events = self._archive.events(session_id, mark["next_seq"])
         self._pins_seq: int | None = max((e.seq for e in events if "pins" in e.data), default=mark["pins_seq"])
         self.pins = Pins() if self._pins_seq is None else Pins.of(self._event(self._pins_seq))
-        self.pinned = self.pins.render(self._chat, self._backend.config)
+        self.pinned = self.pins.render(self._chat, self._backend.settings)
         self._heard = [event for event in events if event.token_ids]  # whose last token is not yet slept on
         self._enter(state, [event.token_ids[max(0, self._start - event.position) :] for event in self._heard])
         if mark.get("open_turn") and not self._heard:
@@ -70,7 +70,7 @@ class OpenWindow:
 
     def depth(self, passes: Passes | None = None) -> Depth:
         """How deep a sleep is: as the caller says, else the policy, else the model."""
-        said = passes or self._policy.passes or self._backend.config.sleep_passes
+        said = passes or self._policy.passes or self._backend.settings.passes
         if said != "auto":
             return said
         return Probing(tuple([*self.pinned, *probe] for probe in self._probes), self._policy.max_passes)
@@ -78,7 +78,7 @@ class OpenWindow:
     @property
     def empty(self) -> int:
         """Tokens that a fresh window holds besides what is pinned."""
-        return self._backend.config.sleep_window - len(self.pinned)
+        return self._backend.settings.window - len(self.pinned)
 
     # Building it
 
@@ -95,7 +95,7 @@ class OpenWindow:
     def _enter(self, state: FastWeights, parts: Sequence[Sequence[int]]) -> None:
         """Reads what is pinned and the parts that fit behind it in one forward, the others as if just heard."""
         together, later = list(self.pinned), list(parts)
-        while later and len(together) + len(later[0]) <= self._backend.config.sleep_window:
+        while later and len(together) + len(later[0]) <= self._backend.settings.window:
             together += later.pop(0)
         self.window = LiveWindow(self._backend, state)
         self.window.read(together)
@@ -202,7 +202,7 @@ class OpenWindow:
             return False
         messages = len(self._heard) + (more > 0)
         return self._policy.due(
-            tokens=len(self.window) + more, messages=messages, window=self._backend.config.sleep_window
+            tokens=len(self.window) + more, messages=messages, window=self._backend.settings.window
         )
 
     def sleep_if_due(self, more: int = 0) -> None:
@@ -306,7 +306,7 @@ class OpenWindow:
             rounds=rounds,
             trigger=trigger,
             mode=mode,
-            environment=environment(),
+            environment=environment(self._backend),
             metrics={
                 **metrics,
                 "norm": state.norm(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from agentsleep.errors import SettingsError
-from agentsleep.sleep import Backbone, Slept, check_depth, deep_sleep, passes_over, sleep
+from agentsleep.sleep import Backbone, MiddleLoop, Slept, check_depth, deep_sleep, passes_over, sleep
 from agentsleep.state import FastWeights
 from agentsleep.tasks.base import IGNORE, Batch, Window
 
+Part = Callable[[Tensor, FastWeights, Tensor | None], tuple[Tensor, FastWeights]]
 EVICTIONS = ("window", "never", "state")
 
 
@@ -39,7 +40,23 @@ class Recomputed:
 
     def blocks(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
         """As the model's."""
-        result: tuple[Tensor, FastWeights] = checkpoint(self.model.blocks, hidden, state, mask, use_reentrant=False)
+        return self._again(self.model.blocks, hidden, state, mask)
+
+    def prelude(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
+        """As the model's, which may have none."""
+        if not isinstance(self.model, MiddleLoop):
+            return hidden, FastWeights()
+        return self._again(self.model.prelude, hidden, state, mask)
+
+    def coda(self, hidden: Tensor, state: FastWeights, mask: Tensor | None = None) -> tuple[Tensor, FastWeights]:
+        """As the model's, which may have none."""
+        if not isinstance(self.model, MiddleLoop):
+            return hidden, FastWeights()
+        return self._again(self.model.coda, hidden, state, mask)
+
+    @staticmethod
+    def _again(part: Part, hidden: Tensor, state: FastWeights, mask: Tensor | None) -> tuple[Tensor, FastWeights]:
+        result: tuple[Tensor, FastWeights] = checkpoint(part, hidden, state, mask, use_reentrant=False)
         return result
 
     def feed_back(self, hidden: Tensor, embedded: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
-from agentsleep.backends import Backend, load_backend
+from agentsleep.backends import load_backend
 from agentsleep.errors import CheckpointDamaged, CheckpointMissing, SettingsError
 from agentsleep.memory import SleepMemory
 from agentsleep.tokens import build_tokenizer
@@ -55,7 +56,7 @@ def test_a_checkpoint_is_loaded_for_reading_alone(nap: Path) -> None:
     assert not any(p.requires_grad for p in backend.model.parameters())
     assert {p.dtype for p in backend.model.parameters()} == {torch.float32}
     assert backend.config is backend.model.config
-    assert backend.config.sleep_window == 48
+    assert backend.settings.window == 48
     stored = load_file(nap / "model.safetensors")
     for name, tensor in backend.model.state_dict().items():
         assert torch.equal(tensor, stored[name])
@@ -102,8 +103,8 @@ def test_a_model_that_keeps_keys_is_refused(copy: Path) -> None:
         (edit("config.json", lambda text: ""), "cannot be read"),
         (edit("config.json", lambda text: "[]"), "cannot be read"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "cannot be read"),
-        (setting("model_type", "llama"), "holds a model of type 'llama'; this version sleeps with 'nap' models"),
-        (setting("model_type", None), "holds a model of type None"),
+        (setting("model_type", "llama"), "lacks the weights"),
+        (setting("model_type", None), "cannot be read"),
         (setting("pattern", "axa"), "pattern 'axa' must be letters"),
         (setting("sleep_eviction", "soft"), "sleep_eviction 'soft' is not one of"),
         (setting("hidden_size", 64), "cannot be read"),
@@ -221,7 +222,7 @@ def test_a_model_keeps_its_fingerprint_whoever_used_its_tokenizer_before(nap: Pa
     backend = load_backend(nap)
     backend.tokenizer(["bob", "bob hands over"], padding=True, truncation=True, max_length=2)
     assert "padding" in backend.tokenizer.backend_tokenizer.to_str()
-    assert Backend(backend.model, backend.tokenizer).fingerprint == expected
+    assert replace(backend).fingerprint == expected
 
 
 def test_a_new_process_finds_the_same_fingerprint(nap: Path) -> None:
