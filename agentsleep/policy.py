@@ -25,6 +25,10 @@ class SleepPolicy:
         trigger: sleep once the window holds this much: ``("fraction", 0.9)`` of its tokens, ``("tokens", 80)`` or
             ``("messages", 12)``. A list means *or*, a dict means *and*. None: only when the window would overflow,
             which always makes a session sleep.
+        keep: what stays in the window when a session sleeps by itself: the last ``("messages", 2)``, or whole messages of
+            at most ``("tokens", 40)`` or ``("fraction", 0.3)`` of the window. They are not slept on yet: the next window
+            starts with them, read again, so each token is consolidated once. Never more than half of a window, and
+            never all of it. None keeps nothing; a sleep that is asked for keeps nothing either.
         passes: N of each sleep; None takes the model's own setting; "auto" stops when a further pass leaves the answers
             to the probes as they were.
         max_passes: the most that "auto" makes; also N of a deep sleep's visits under "auto".
@@ -36,6 +40,7 @@ class SleepPolicy:
     """
 
     trigger: Trigger = ("fraction", 0.9)
+    keep: Clause | None = None
     passes: Passes | None = None
     max_passes: int = 8
     probes: Sequence[str] = ()
@@ -47,6 +52,10 @@ class SleepPolicy:
                 raise SettingsError("an empty dict is no trigger; name a unit and an amount, or use None")
             for unit, amount in clause.items():
                 _check(unit, amount)
+        if self.keep is not None:
+            if not (isinstance(self.keep, tuple) and len(self.keep) == 2):
+                raise SettingsError(f'keep is {self.keep!r}; it must be of the form ("messages", 2), or None')
+            _check(*self.keep)
         if isinstance(self.probes, str) or not isinstance(self.probes, Sequence):
             raise SettingsError(f'probes is {self.probes!r}; it must be a sequence of texts, such as ("who ?",)')
         for probe in self.probes:
@@ -72,6 +81,25 @@ class SleepPolicy:
         """Whether a window of ``window`` tokens that holds these tokens and messages is to be slept on."""
         held = {"tokens": tokens, "messages": messages, "fraction": tokens / window}
         return any(all(held[unit] >= amount for unit, amount in clause.items()) for clause in _clauses(self.trigger))
+
+    def kept(self, lengths: Sequence[int], *, window: int, room: int) -> int:
+        """How many of the newest messages stay when a window is slept on.
+
+        Args:
+            lengths: tokens of the messages in the window, oldest first.
+            window: tokens that a window holds.  room: tokens that it holds besides what is pinned.
+        """
+        if self.keep is None:
+            return 0
+        unit, amount = self.keep
+        most = {"messages": room, "tokens": amount, "fraction": amount * window}[unit]
+        count = tokens = 0
+        for length in reversed(lengths[1:]):  # the oldest is slept on, else nothing would be
+            tokens += length
+            if tokens > min(most, room // 2) or (unit == "messages" and count >= amount):
+                break
+            count += 1
+        return count
 
 
 def _clauses(trigger: object) -> list[dict[str, float]]:

@@ -52,13 +52,16 @@ class LiveWindow:
         self.logits = out.logits[0, -1]
         self.ids += ids
 
-    def sleep(self, passes: int) -> FastWeights:
-        """What the window leaves behind after ``passes`` passes; the window itself stays as it is."""
-        return self.backend.consolidate(self.ids, self.opened, passes)
+    def sleep(self, passes: int, upto: int | None = None) -> FastWeights:
+        """What the window, or its first ``upto`` tokens, leaves behind after ``passes`` passes; the window itself stays
+        as it is."""
+        return self.backend.consolidate(self.ids[:upto], self.opened, passes)
 
-    def sleep_until(self, probes: Sequence[list[int]], max_passes: int) -> tuple[FastWeights, int, int]:
+    def sleep_until(
+        self, probes: Sequence[list[int]], max_passes: int, upto: int | None = None
+    ) -> tuple[FastWeights, int, int]:
         """The same with as many passes as probes ask for, see :meth:`Backend.consolidate_until`."""
-        return self.backend.consolidate_until(self.ids, self.opened, probes, max_passes)
+        return self.backend.consolidate_until(self.ids[:upto], self.opened, probes, max_passes)
 
     def fork(self) -> LiveWindow:
         """A window that goes on from here and leaves this one alone."""

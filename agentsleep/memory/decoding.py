@@ -24,8 +24,8 @@ class Reader(Protocol):
 
     window: LiveWindow
 
-    def make_room(self) -> None:
-        """Sleeps on the window and opens the next one."""
+    def make_room(self, more: int = 0) -> None:
+        """Sleeps on the window and opens the next one, which is to hold ``more`` tokens besides what stays."""
 
 
 class Scratch:
@@ -34,8 +34,8 @@ class Scratch:
     def __init__(self, window: LiveWindow, pinned: Sequence[int], depth: Depth) -> None:
         self.window, self._pinned, self._depth = window, pinned, depth
 
-    def make_room(self) -> None:
-        """Sleeps without storing anything."""
+    def make_room(self, more: int = 0) -> None:
+        """Sleeps on all of the window without storing anything; nothing stays."""
         self.window = LiveWindow(self.window.backend, consolidate(self.window, self._depth).state)
         self.window.read(self._pinned)
 
@@ -94,7 +94,7 @@ def feed(reader: Reader, ids: Sequence[int], empty: int, noted: Noted | None = N
     """
     rest = list(ids)
     if reader.window.free < len(rest) <= empty:
-        reader.make_room()
+        reader.make_room(len(rest))
     while rest:
         if reader.window.free == 0:
             reader.make_room()

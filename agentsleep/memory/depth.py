@@ -34,11 +34,11 @@ class Consolidated(NamedTuple):
     probe_tokens: int
 
 
-def consolidate(window: LiveWindow, depth: Depth) -> Consolidated:
-    """Light sleep on a window, which stays as it is."""
+def consolidate(window: LiveWindow, depth: Depth, upto: int | None = None) -> Consolidated:
+    """Light sleep on a window, or on its first ``upto`` tokens; it stays as it is."""
     if isinstance(depth, int):
-        return Consolidated(window.sleep(depth), depth, 0)
-    return Consolidated(*window.sleep_until(depth.probes, depth.max_passes))
+        return Consolidated(window.sleep(depth, upto), depth, 0)
+    return Consolidated(*window.sleep_until(depth.probes, depth.max_passes, upto))
 
 
 def questions(chat: Chat, probes: Sequence[str], window: int) -> tuple[list[int], ...]:

@@ -41,6 +41,7 @@ class OpenWindow:
         record = self._archive.session(session_id)
         self._events, self._logged = record.events, record.tokens
         self._pending: list[int] = []  # of a turn that is being written: read, but not yet in the log
+        self._parting = False  # whether the sleep under way puts what is pending into the log
         self._turn_logged = False  # whether a sleep has put the beginning of that turn into the log
         self.head: Snapshot | None = None
         state, mark = FastWeights(), dict[str, Any](stop=0, next_seq=0, pins_seq=None, number=0, tally={})
@@ -161,7 +162,7 @@ class OpenWindow:
             broken: something broke off; these are the last words of this object.
         """
         end = self._chat.end
-        if broken and self._archive.session(self._id).events != self._events:
+        if broken and self._parting and self._archive.session(self._id).events != self._events:
             # What broke off was a sleep that had been stored, and with it what was pending.
             self._turn_logged, self._pending = self._turn_logged or bool(self._pending), []
         if not self._pending and not self._turn_logged:
@@ -201,29 +202,43 @@ class OpenWindow:
         if len(self.window) <= len(self.pinned):
             return False
         messages = len(self._heard) + (more > 0)
-        return self._policy.due(
-            tokens=len(self.window) + more, messages=messages, window=self._backend.settings.window
-        )
+        return self._policy.due(tokens=len(self.window) + more, messages=messages, window=self._backend.settings.window)
 
     def sleep_if_due(self, more: int = 0) -> None:
         """Sleeps if the policy wants it, now or before a message of ``more`` tokens."""
         if self.due(more):
-            self.sleep("policy", self.depth())
+            self.sleep("policy", self.depth(), self._kept(more))
 
-    def make_room(self) -> None:
-        """Sleeps because the window is full."""
-        self.sleep("overflow", self.depth())
+    def make_room(self, more: int = 0) -> None:
+        """Sleeps because the window is full, or does not hold ``more`` tokens."""
+        self.sleep("overflow", self.depth(), self._kept(more))
 
-    def sleep(self, reason: str, depth: Depth) -> Snapshot | None:
-        """Light sleep: compute, store, move the head, and only then open the next window. None if nothing was read."""
-        content = len(self.window) - len(self.pinned)
+    def _kept(self, more: int) -> int:
+        """How many of the last tokens the policy keeps in the window, so that ``more`` still fit behind them."""
+        said = self._start + len(self.window) - len(self.pinned) - len(self._pending)
+        parts = [(max(e.position, self._start), min(e.position + len(e.token_ids), said)) for e in self._heard]
+        lengths = [stop - start for start, stop in parts if stop > start]
+        lengths += [len(self._pending)] if self._pending else []
+        count = self._policy.kept(lengths, window=self._backend.settings.window, room=self.empty - more)
+        return sum(lengths[len(lengths) - count :])
+
+    def sleep(self, reason: str, depth: Depth, keep: int = 0) -> Snapshot | None:
+        """Light sleep: compute, store, move the head, and only then open the next window. None if nothing was read.
+
+        Args:
+            keep: how many of the last tokens are not slept on; the next window starts with them.
+        """
+        content = len(self.window) - len(self.pinned) - keep
         if content <= 0:
             return None
         began = time.perf_counter()
-        state, passes, probe_tokens = consolidate(self.window, depth)
+        covered = len(self.pinned) + content
+        kept = self.window.ids[covered:]
+        state, passes, probe_tokens = consolidate(self.window, depth, covered)
         ms = 1000 * (time.perf_counter() - began)
         events, tally = [], self.tally.light(passes)
-        if self._pending:  # a turn that is still being written; its end follows behind the mark
+        self._parting = bool(self._pending) and not keep
+        if self._parting:  # a turn that is still being written; its end follows behind the mark
             part = {"generated": True, "open": True}
             events.append(NewEvent(kind="tokens", role="assistant", token_ids=tuple(self._pending), data=part))
         stop = self._start + content
@@ -238,15 +253,16 @@ class OpenWindow:
             "passes": passes,
             "tally": asdict(tally),
             "reason": reason,
-            "open_turn": bool(self._pending),
+            "open_turn": self._parting,
         }
         events.append(NewEvent(kind="sleep", data=mark))
         metrics = {"ms": ms, "tokens": content} | ({"probe_tokens": probe_tokens} if probe_tokens else {})
         snapshot = self._commit(state, events, passes, 1, reason, "light", metrics)
         self.tally = tally
-        self._turn_logged, self._pending = self._turn_logged or bool(self._pending), []
+        if self._parting:
+            self._turn_logged, self._pending, self._parting = True, [], False
         self._heard, self._start = unread, stop
-        self._enter(state, ())
+        self._enter(state, [kept])
         return snapshot
 
     def sleep_deep(self, passes: int, rounds: int, windows: int | None) -> Snapshot | None:

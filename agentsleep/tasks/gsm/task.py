@@ -30,7 +30,8 @@ from agentsleep.tasks.gsm.text import (
     sentence_pieces,
 )
 
-FORMS = ("all", "last", "first")
+FORMS = ("all", "copies", "last", "first")
+PACKED = ("all", "copies")  # a question for every quantity, in one window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Gsm:
     Forms of a difficulty:
         ``all``: the question window packs one question for every quantity, in random order. They are read in parallel:
             answers are labels and are not fed back.
+        ``copies``: the same, but quantities are defined by plain copies alone, whatever ``forms`` says: nothing is to be
+            worked out, only followed.
         ``last``: one question, its op drawn uniformly from 1..depth.
         ``first``: the same, but the question is read at the head of the first context window, and the question window
             holds " Answer:" alone, as in the paper.
@@ -116,8 +119,8 @@ class Gsm:
         context: list[list[Row]] = [[] for _ in range(difficulty.windows)]
         questions: list[Row] = []
         for _ in range(size):
-            problem = self._grow(dice, difficulty.depth)
-            if difficulty.form == "all":
+            problem = self._grow(dice, difficulty.depth, ("copy",) if difficulty.form == "copies" else self.forms)
+            if difficulty.form in PACKED:
                 asked = dice.sample(sorted(problem.ops), len(problem.ops))
             else:
                 asked = [_draw(dice, problem, difficulty.depth)]
@@ -149,14 +152,14 @@ class Gsm:
         dice = Random(int(rng.integers(2**63)))
         examples = []
         for _ in range(count):
-            problem = self._grow(dice, depth)
+            problem = self._grow(dice, depth, self.forms)
             asked = _draw(dice, problem, depth)
             answer, op = problem.values[asked], problem.ops[asked]
             examples.append(Example(problem_text(problem), question_text(problem, asked), answer, op))
         return examples
 
-    def _grow(self, dice: Random, depth: int) -> Problem:
-        return grow(dice, quantities=self.quantities, depth=depth, max_value=self.max_value, forms=self.forms)
+    def _grow(self, dice: Random, depth: int, forms: tuple[str, ...]) -> Problem:
+        return grow(dice, quantities=self.quantities, depth=depth, max_value=self.max_value, forms=forms)
 
     def _check_depth(self, depth: int) -> None:
         if not 1 <= depth <= self.max_depth:
@@ -164,7 +167,7 @@ class Gsm:
 
     def _check(self, difficulty: Difficulty) -> None:
         if difficulty.form not in FORMS:
-            raise SettingsError(f"form {difficulty.form!r} is not one of 'all', 'last', 'first'")
+            raise SettingsError(f"form {difficulty.form!r} is not one of {', '.join(FORMS)}")
         if not 1 <= difficulty.windows <= self.quantities:
             raise SettingsError(f"{difficulty.windows} windows cannot share {self.quantities} sentences")
         self._check_depth(difficulty.depth)
@@ -175,7 +178,7 @@ class Gsm:
                 f"{self.quantities} sentences in {difficulty.windows} windows can take {told} tokens a window, but "
                 f"window is {self.window}; use more windows or window={told}"
             )
-        asked = (QUESTION_TOKENS + 1) * (self.quantities if difficulty.form == "all" else 1)
+        asked = (QUESTION_TOKENS + 1) * (self.quantities if difficulty.form in PACKED else 1)
         if asked > self.window:
             raise SettingsError(
                 f"the questions of form {difficulty.form!r} take {asked} tokens, but window is {self.window}; "
