@@ -25,10 +25,10 @@ class SleepPolicy:
         trigger: sleep once the window holds this much: ``("fraction", 0.9)`` of its tokens, ``("tokens", 80)`` or
             ``("messages", 12)``. A list means *or*, a dict means *and*. None: only when the window would overflow,
             which always makes a session sleep.
-        keep: what stays in the window when a session sleeps by itself: the last ``("messages", 2)``, or whole messages of
-            at most ``("tokens", 40)`` or ``("fraction", 0.3)`` of the window. They are not slept on yet: the next window
-            starts with them, read again, so each token is consolidated once. Never more than half of a window, and
-            never all of it. None keeps nothing; a sleep that is asked for keeps nothing either.
+        keep: what stays in the window when a session sleeps by itself: the last ``("messages", 2)``, or whole messages
+            of at most ``("tokens", 40)`` or ``("fraction", 0.3)`` of the window. They are not slept on yet: the next
+            window starts with them, read again, so each token is consolidated once. Never more than half of a window,
+            and never all of it. None keeps nothing; a sleep that is asked for keeps nothing either.
         passes: N of each sleep; None takes the model's own setting; "auto" stops when a further pass leaves the answers
             to the probes as they were.
         max_passes: the most that "auto" makes; also N of a deep sleep's visits under "auto".

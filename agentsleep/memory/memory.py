@@ -30,9 +30,9 @@ class SleepMemory:
             the package.
         archive: a database file or SQLAlchemy URL; None takes the user's data folder; ":memory:" keeps nothing.
         policy: when to sleep.
-        settings: fields of :class:`agentsleep.backends.SleepSettings` (``window``, ``passes``, ``feedback``, ...) that take
-            precedence over those of the checkpoint.
-        device, dtype: where and in which numbers the model runs, as torch names them; "auto" is the checkpoint's dtype.
+        settings: fields of :class:`agentsleep.backends.SleepSettings` (``window``, ``passes``, ``feedback``, ...) that
+            take precedence over those of the checkpoint.
+        device, dtype: where and in which numbers the model runs, as torch names them; "auto": the checkpoint's dtype.
 
     Raises:
         CheckpointMissing, CheckpointDamaged: the model cannot be loaded.
