@@ -34,8 +34,9 @@ class Rule110:
     Where bits are ``tagged``, a bit's token also tells its position (``2 * position + bit`` behind all others), so that
     neighbours can be found across the seam of the ring.
 
-    A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, position`` and its answer is a bit. So t
-    is known before the sleep, as in the paper, where a run has one t. Only multiples of ``stride`` are asked.
+    A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, t, position`` and its answer is a bit. So
+    t is known before the sleep and after it, as in the paper, where a run has one t. Only multiples of ``stride`` are
+    asked.
     Two forms: ``plain`` asks the first bit of every string, as the paper does; ``dense`` all bits of one string a row.
     """
 
@@ -63,7 +64,7 @@ class Rule110:
 
     @property
     def window(self) -> int:
-        return max(self.bits + 2, 2 * max(self.bits, self.strings))
+        return max(self.bits + 2, 3 * max(self.bits, self.strings))
 
     @property
     def depths(self) -> Sequence[int]:
@@ -106,9 +107,10 @@ class Rule110:
             asked = [(np.full(size, s), np.zeros(size, int)) for s in range(count)]
         parts, labels, depth = [], [], []
         for string, position in asked:
-            parts.append(np.stack((string_token[string], 2 + self.max_depth + position), 1))
-            labels.append(np.stack((np.full(size, IGNORE), after[t, rows, string, position]), 1))
-            depth.append(np.stack((0 * t, t), 1))
+            told = np.full(size, IGNORE)
+            parts.append(np.stack((string_token[string], 2 + t - 1, 2 + self.max_depth + position), 1))
+            labels.append(np.stack((told, told, after[t, rows, string, position]), 1))
+            depth.append(np.stack((0 * t, 0 * t, t), 1))
         return Batch(
             context=context,
             questions=[_window(np.concatenate(parts, 1), np.concatenate(labels, 1), np.concatenate(depth, 1))],

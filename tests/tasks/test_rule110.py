@@ -73,14 +73,15 @@ def test_answers_follow_from_the_strings(windows: int, form: str, tagged: bool) 
         strings = strings_of(task, batch, row)
         ids, asked = real(questions, row), []
         steps = steps_of(batch, row)
-        for place in range(0, len(ids), 2):
-            name, position = ids[place], ids[place + 1] - 2 - task.max_depth
-            labels = questions.labels[row, place : place + 2].tolist()
-            assert labels == [IGNORE, by_table(strings[name], steps)[position]]
-            assert questions.depth[row, place : place + 2].tolist() == [0, steps]
+        for place in range(0, len(ids), 3):
+            name, told, position = ids[place], ids[place + 1] - 1, ids[place + 2] - 2 - task.max_depth
+            labels = questions.labels[row, place : place + 3].tolist()
+            assert told == steps
+            assert labels == [IGNORE, IGNORE, by_table(strings[name], steps)[position]]
+            assert questions.depth[row, place : place + 3].tolist() == [0, 0, steps]
             asked.append((name, position))
             depths[steps] += 1
-            answers[labels[1]] += 1
+            answers[labels[2]] += 1
         if form == "dense":
             assert sorted(position for _, position in asked) == list(range(10))
             assert len({name for name, _ in asked}) == 1
@@ -98,7 +99,7 @@ def test_a_window_reads_name_steps_and_bits() -> None:
         assert (first, announced) == (name, 2 + 4 - 1)
         assert len(bits) == 3
         assert set(bits) <= {0, 1}
-    assert real(batch.questions[0], 0) == [9, 6, 10, 6]  # the first bit of every string, which token 6 stands for
+    assert real(batch.questions[0], 0) == [9, 5, 6, 10, 5, 6]  # behind 4 steps (5), the first bit (6) of every string
 
 
 def test_dense_questions_are_about_any_of_the_strings_in_any_order() -> None:
@@ -107,7 +108,7 @@ def test_dense_questions_are_about_any_of_the_strings_in_any_order() -> None:
     names = Counter(real(batch.questions[0], row)[0] for row in range(60))
     assert len(names) == 3
     assert min(names.values()) > 8
-    order = real(batch.questions[0], 0)[1::2]
+    order = real(batch.questions[0], 0)[2::3]
     assert sorted(order) == [2 + 3 + p for p in range(6)]
     assert order != sorted(order)
 
@@ -195,8 +196,8 @@ def test_only_multiples_of_the_stride_are_asked(form: str) -> None:
     assert {int(d) for d in questions.depth.unique()} == {0, 4, 8, 12}
     for row in range(60):
         (bits,) = strings_of(task, batch, row).values()
-        position = real(questions, row)[1] - 2 - task.max_depth
-        assert int(questions.labels[row, 1]) == by_table(bits, steps_of(batch, row))[position]
+        position = real(questions, row)[2] - 2 - task.max_depth
+        assert int(questions.labels[row, 2]) == by_table(bits, steps_of(batch, row))[position]
     batch = task.batch(np.random.default_rng(0), 30, Difficulty(windows=1, depth=8, form=form))
     assert {steps_of(batch, row) for row in range(30)} == {4, 8}
 
@@ -224,10 +225,10 @@ def test_sizes() -> None:
     task = Rule110(bits=24, max_depth=8, strings=2)
     assert task.vocab_size == 2 + 8 + 24 + 2
     assert Rule110(bits=24, max_depth=8, strings=2, tagged=True).vocab_size == 2 + 8 + 24 + 2 + 2 * 24
-    assert task.window == 48
+    assert task.window == 72
     assert task.chance() == 0.5
     assert Rule110(bits=1, strings=1).window == 3
-    assert Rule110(bits=4, strings=9).window == 18
+    assert Rule110(bits=4, strings=9).window == 27
     for form in ("plain", "dense"):
         batch = task.batch(np.random.default_rng(0), 2, Difficulty(windows=2, depth=8, form=form))
         assert max(window.ids.shape[1] for window in (*batch.context, *batch.questions)) <= task.window

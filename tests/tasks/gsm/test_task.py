@@ -154,6 +154,21 @@ def test_chance_is_what_guessing_the_most_common_answer_gets() -> None:
     assert np.mean(shares) == pytest.approx(GSM.chance(), abs=0.02)
 
 
+def test_copies_are_followed_and_not_worked_out() -> None:
+    """Whatever forms a task has: each value is a number of some sentence, and every op is asked."""
+    batch = draw(Difficulty(windows=3, depth=8, form="copies"), size=60)
+    check_form(GSM, batch, 60)
+    (questions,) = batch.questions
+    digits = dict(enumerate(GSM.tokenizer.convert_ids_to_tokens(range(GSM.vocab_size))))
+    numbers = {token for token, text in digits.items() if text.lstrip("Ġ").isdigit()}
+    for row in range(60):
+        told = {int(token) for window in batch.context for token in window.ids[row].tolist()} & numbers
+        labels = {int(label) for label in questions.labels[row].tolist()} & numbers
+        assert labels
+        assert labels <= told
+    assert {int(depth) for depth in questions.depth.unique()} == set(range(9))
+
+
 def test_forms_are_those_of_the_sentences() -> None:
     task = Gsm(forms=["difference", "more", "copy", "more"])  # type: ignore[arg-type]  # as TOML gives them
     assert task == Gsm(forms=("copy", "more", "difference"))
@@ -202,7 +217,7 @@ def test_settings_that_make_no_task(settings: dict[str, object], words: str) -> 
 @pytest.mark.parametrize(
     ("window", "difficulty", "words"),
     [
-        (64, Difficulty(windows=2, depth=1), "form 'plain' is not one of 'all', 'last', 'first'"),
+        (64, Difficulty(windows=2, depth=1), "form 'plain' is not one of all, copies, last, first"),
         (64, Difficulty(windows=0, depth=1, form="all"), "0 windows cannot share 12 sentences"),
         (64, Difficulty(windows=13, depth=1, form="all"), "13 windows"),
         (64, Difficulty(windows=2, depth=0, form="all"), r"depth 0 is outside of 1\.\.8"),
