@@ -11,6 +11,7 @@ from agentsleep.tasks.lexicon import Lexicon
 from agentsleep.tasks.retention import Retention
 from agentsleep.tasks.rota import Rota
 from agentsleep.tasks.rule110 import Rule110
+from agentsleep.tasks.transcripts import Transcripts
 
 __all__ = [
     "IGNORE",
@@ -24,6 +25,7 @@ __all__ = [
     "Rota",
     "Rule110",
     "Task",
+    "Transcripts",
     "Window",
 ]
 

@@ -34,9 +34,9 @@ class Rule110:
     Where bits are ``tagged``, a bit's token also tells its position (``2 * position + bit`` behind all others), so that
     neighbours can be found across the seam of the ring.
 
-    A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, t, position`` and its answer is a bit. So
-    t is known before the sleep and after it, as in the paper, where a run has one t. Only multiples of ``stride`` are
-    asked.
+    A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, t, position`` and its answer is a bit.
+    So t is known before the sleep and after it, as in the paper, where a run has one t. Only multiples of ``stride``
+    are asked.
     Two forms: ``plain`` asks the first bit of every string, as the paper does; ``dense`` all bits of one string a row.
     """
 

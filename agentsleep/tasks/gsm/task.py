@@ -47,8 +47,8 @@ class Gsm:
     Forms of a difficulty:
         ``all``: the question window packs one question for every quantity, in random order. They are read in parallel:
             answers are labels and are not fed back.
-        ``copies``: the same, but quantities are defined by plain copies alone, whatever ``forms`` says: nothing is to be
-            worked out, only followed.
+        ``copies``: the same, but quantities are defined by plain copies alone, whatever ``forms`` says: nothing is to
+            be worked out, only followed.
         ``last``: one question, its op drawn uniformly from 1..depth.
         ``first``: the same, but the question is read at the head of the first context window, and the question window
             holds " Answer:" alone, as in the paper.
