@@ -40,7 +40,7 @@ class Transcripts:
     ``{"messages": [{"role", "content", "tool_calls"}], "tools": [...]}``.
 
     A batch has windows of one length, one of nine from half of ``window`` to all of it; each begins with the pinned
-    system message and tools. Labels are all tokens that the assistant wrote, their depth is 1. ``form`` "held_out" draws from
+    system message and tools. Labels are all tokens that the assistant wrote, their depth is 1. ``form`` "held_out" is
     every tenth conversation, which "plain" leaves out (where there are at least ten).
 
     Args:

@@ -152,7 +152,7 @@ def test_files_that_do_not_serve(tmp_path: Path, data: str) -> None:
     with pytest.raises(SettingsError, match="cannot be read"):
         Transcripts(path=str(tmp_path / "latin.jsonl"), tokenizer=NAP)
     silent = write(tmp_path / "silent.jsonl", {"messages": [{"role": "user", "content": "hello"}]})
-    with pytest.raises(SettingsError, match="no conversation in .* has an assistant's turn"):
+    with pytest.raises(SettingsError, match=r"no conversation in .* has an assistant's turn"):
         Transcripts(path=silent, tokenizer=NAP)
     with pytest.raises(SettingsError, match="no tokenizer at"):
         Transcripts(path=data, tokenizer=str(tmp_path))
