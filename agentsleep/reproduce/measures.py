@@ -18,17 +18,19 @@ Measure = Callable[[Subject, Settings], list[Row]]
 def depth(subject: Subject, settings: Settings) -> list[Row]:
     """Accuracy by depth of question.
 
-    settings: ``windows`` (numbers of), ``forms``, ``questions`` (at least, of each depth), ``depth`` (the deepest),
-    ``task`` (changes of the task's settings); ``passes`` and ``rounds`` in place of the arm's.
+    settings: ``windows`` (numbers of), ``forms``, ``questions`` (at least, of each depth), ``depth`` (the deepest, of
+    those that the task asks), ``task`` (changes of the task's settings); ``passes`` and ``rounds`` in place of the arm's.
     """
     rows = []
     eviction = subject.config.eviction
+    task = subject.other_task(settings.get("task", {}))
+    deepest = max(asked for asked in task.depths if asked <= settings["depth"])
     for windows in settings["windows"]:
         for form in settings.get("forms", ["plain"]):
             found = evaluate_task(
                 subject.model,
-                subject.other_task(settings.get("task", {})),
-                difficulty=Difficulty(windows=windows, depth=settings["depth"], form=form),
+                task,
+                difficulty=Difficulty(windows=windows, depth=deepest, form=form),
                 passes=settings.get("passes", subject.arm.passes) if eviction != "never" else [1],
                 rounds=settings.get("rounds", subject.arm.rounds) if eviction != "never" else [1],
                 questions=settings.get("questions", 2000),
