@@ -1,23 +1,23 @@
 """Messages as tokens: rendered once, one after the other, never again.
 
-The chat format has one marker a turn: ``<|user|> text<|end|>``. A tool call is JSON behind its own marker:
-``<|assistant|><|call|>{"name": ..., "arguments": {...}}<|end|>``. Content is encoded apart from the markers, so no
-text can forge a turn.
+The library's own chat format has one marker a turn: ``<|user|> text<|end|>``. A tool call is JSON behind its own
+marker: ``<|assistant|><|call|>{"name": ..., "arguments": {...}}<|end|>``. Content is encoded apart from the markers, so
+no text can forge a turn. Other checkpoints bring a chat template, see :mod:`agentsleep.chats`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from agentsleep import tokens
+from agentsleep.chats import ChatFormat, Reply, Role, TemplateChat, ToolCall, ToolSchema
 from agentsleep.errors import EmptyMessage, InputError
 
-Role = Literal["system", "user", "assistant", "tool"]
+__all__ = ["CHAT_TEMPLATE", "Chat", "ChatFormat", "Reply", "Role", "TemplateChat", "ToolCall", "chat_of"]
+
 _MARKERS: dict[str, str] = {
     "system": tokens.SYSTEM,
     "user": tokens.USER,
@@ -48,29 +48,10 @@ _TOOL_LIST = (
 CHAT_TEMPLATE = _TOOL_LIST + CHAT_TEMPLATE
 
 
-@dataclass(frozen=True)
-class ToolCall:
-    """A call that the model wrote."""
-
-    name: str
-    arguments: Mapping[str, Any]
-
-    def to_json(self) -> str:
-        """The call as it is rendered behind its marker."""
-        return json.dumps({"name": self.name, "arguments": dict(self.arguments)}, ensure_ascii=False)
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What the model answered: text, or a tool call; ``warning`` where a call could not be read."""
-
-    text: str
-    call: ToolCall | None = None
-    warning: str | None = None
-
-
 class Chat:
-    """Renders messages to token ids and reads replies back, for one tokenizer."""
+    """The library's own format, for one tokenizer: each message is as it stands, thoughts are not known."""
+
+    drops_thoughts = False
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -80,7 +61,21 @@ class Chat:
             raise InputError(f"the tokenizer lacks the markers {missing}; use one made by agentsleep.tokens")
         self._ids: dict[str, int] = {marker: known[marker] for marker in tokens.SPECIAL_TOKENS}
         self.end = self._ids[tokens.END]
+        self.close: list[int] = []
         self._call = self._ids[tokens.CALL]
+
+    def with_tools(self, tools: Sequence[ToolSchema]) -> Chat:
+        """The same: turns do not depend on the tools on offer."""
+        return self
+
+    def head(self, system: str | None, tools: Sequence[ToolSchema]) -> list[int]:
+        """What stands at the head of every window: the system message, then the tools, either of them or none.
+
+        Raises:
+            EmptyMessage: a system message of blanks.
+            KeyError, TypeError: a tool without name or parameters.
+        """
+        return [*(self.message("system", system) if system else []), *self.tools(tools)]
 
     def message(self, role: Role, text: str) -> list[int]:
         """A whole turn.
@@ -100,7 +95,7 @@ class Chat:
         body = tokens.encode_text(self.tokenizer, call.to_json())
         return [*self.prompt(), self._call, *body, self.end]
 
-    def tools(self, schemas: Sequence[Mapping[str, Any]]) -> list[int]:
+    def tools(self, schemas: Sequence[ToolSchema]) -> list[int]:
         """The list of tools, from their JSON schemas (``{"function": {"name", "parameters"}}``); empty for none."""
         if not schemas:
             return []
@@ -131,3 +126,28 @@ class Chat:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             return Reply(text, warning=f"malformed tool call ({error!r}): {text!r}")
         return Reply("", ToolCall(name, arguments))
+
+    def without_thought(self, ids: Sequence[int]) -> list[int]:
+        """The turn as it is."""
+        return list(ids)
+
+
+def chat_of(tokenizer: PreTrainedTokenizerBase) -> Chat | TemplateChat:
+    """The chat format of a tokenizer: the library's own where it has its markers, else its chat template's.
+
+    Raises:
+        InputError: it has neither, or it is no fast tokenizer.
+        UnsupportedModel: its template cannot be used one message at a time.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(
+            f"the tokenizer is a {type(tokenizer).__name__}; a fast one is needed, which has a tokenizer.json"
+        )
+    if set(tokens.SPECIAL_TOKENS) <= tokenizer.get_vocab().keys():
+        return Chat(tokenizer)
+    if tokenizer.chat_template:
+        return TemplateChat(tokenizer)
+    raise InputError(
+        "the tokenizer has no chat template, so it is not known how its model reads a conversation; set "
+        "tokenizer.chat_template to the one of its instruction-tuned version, or use such a checkpoint"
+    )

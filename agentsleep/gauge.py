@@ -106,9 +106,11 @@ def written(before: FastWeights, after: FastWeights) -> dict[int, float]:
 
 
 def _recurrent(state: FastWeights) -> dict[int, Tensor]:
-    """S by layer ``[B, H, K, V]`` in fp64, where it has any rows, in the order of the layers."""
+    """S by layer ``[B, H, K, V]`` in fp64, where it has any rows, in the order of the layers. The state of a Mamba-1
+    layer ``[B, D, N]`` has no heads, and counts as one."""
     by_layer = {int(name.split(".")[1]): t.detach().double() for name, t in state.only("recurrent").items()}
-    return {layer: by_layer[layer] for layer in sorted(by_layer) if by_layer[layer].numel()}
+    several = {layer: t if t.ndim == 4 else t[:, None] for layer, t in by_layer.items()}
+    return {layer: several[layer] for layer in sorted(several) if several[layer].numel()}
 
 
 def _norms(tensor: Tensor) -> Tensor:

@@ -139,3 +139,11 @@ def test_states_of_two_models_are_not_compared() -> None:
     other = FastWeights({"layers.0.recurrent": torch.ones(2, 2, 4, 4)})
     with pytest.raises(InputError, match=r"layer 0 is \(1, 2, 4, 4\) before and \(2, 2, 4, 4\) after"):
         written(one, other)
+
+
+def test_a_state_without_heads_is_one_matrix() -> None:
+    """Mamba-1 keeps ``[B, D, N]``."""
+    flat = torch.randn(2, 12, 5)
+    one, several = FastWeights({"layers.0.recurrent": flat}), FastWeights({"layers.0.recurrent": flat[:, None]})
+    assert saturation(one) == saturation(several)
+    assert written(FastWeights(), one) == {0: 1.0}

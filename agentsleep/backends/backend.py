@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from agentsleep.auto import Speaking, sleep_until
+from agentsleep.backends.report import Report
 from agentsleep.backends.settings import SleepSettings
 from agentsleep.sleep import deep_sleep, sleep
 from agentsleep.state import FastWeights
@@ -27,14 +28,16 @@ class Backend:
     """A model with its tokenizer, ready to read and to sleep. It keeps no state of any session.
 
     model: of transformers; it reads awake.  backbone: the same model as it sleeps.  settings: how it is to sleep.
-    repairs: what had to be mended in the model for it to continue rightly.
+    repairs: what had to be mended in the model for it to continue rightly.  report: what its capability probe found;
+    None for our own models, which have tests of their own.
     """
 
     model: PreTrainedModel
     backbone: Speaking
     tokenizer: PreTrainedTokenizerFast
     settings: SleepSettings
-    repairs: tuple[str, ...] = field(default=())
+    repairs: tuple[str, ...] = ()
+    report: Report | None = None
 
     @property
     def config(self) -> PreTrainedConfig:

@@ -1,15 +1,18 @@
 """The caches of transformers, opened up: the only file that knows how they are built inside.
 
-Written for transformers 5.20 to 5.23. A cache has one layer a block: ``keys`` and ``values`` of attention, ``conv_states``
-and ``recurrent_states`` of an SSM, or both.
+Written for transformers 5.20 to 5.23. A cache has one layer a block: ``keys`` and ``values`` of attention,
+``conv_states`` and ``recurrent_states`` of an SSM, or both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
@@ -21,8 +24,8 @@ POSITION = "window.position"  # of the next token, where keys of earlier windows
 
 
 class _Rebinding:
-    """Mixed into transformers' own layers of SSM state, which copy in place: here a new state takes the old one's place,
-    so that a gradient can flow back through it, and a tensor that was handed in stays as it was."""
+    """Mixed into transformers' own layers of SSM state, which copy in place: here a new state takes the old one's
+    place, so that a gradient can flow back through it, and a tensor that was handed in stays as it was."""
 
     conv_states: dict[int, Tensor | None]
     recurrent_states: dict[int, Tensor]
@@ -88,7 +91,7 @@ def _rebinding(layer: LinearAttentionLayer) -> Any:
     kind = type(layer)
     if kind not in _classes:
         _classes[kind] = type(f"Rebinding{kind.__name__}", (_Rebinding, kind), {})
-    made = _classes[kind].__new__(_classes[kind])
+    made: Any = object.__new__(_classes[kind])
     made.__dict__.update(vars(layer))
     return made
 
@@ -109,13 +112,13 @@ def _put(layer: Any, kind: str, which: int, tensor: Tensor) -> None:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A copy, since a step of one token may write in place; within a graph nothing does, and the copy would be waste."""
-    return tensor if tensor.requires_grad else tensor.clone()
+    """A copy, since a step of one token writes in place."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def state_of(cache: DynamicCache, keep: int = 0) -> FastWeights:
-    """What a cache holds besides keys: fast weights and convolution tails; with ``keep``, also the last so many keys and
-    values of every attention layer, and the position of the next token.
+    """What a cache holds besides keys: fast weights and convolution tails; with ``keep``, also the last so many keys
+    and values of every attention layer. All are copies, which the cache does not write to when it reads on.
 
     Raises:
         UnsupportedModel: ``keep`` where attention already slides: such a layer has no tail of its own to keep.
@@ -125,20 +128,48 @@ def state_of(cache: DynamicCache, keep: int = 0) -> FastWeights:
         if isinstance(layer, LinearAttentionLayer):
             for which in layer.recurrent_states:
                 prefix = f"layers.{i}" if which == 0 else f"layers.{i}.{which}"
-                if layer.is_recurrent_states_initialized[which]:
-                    tensors[f"{prefix}.recurrent"] = layer.recurrent_states[which]
-                if layer.is_conv_states_initialized[which]:
-                    tensors[f"{prefix}.conv"] = layer.conv_states[which]
-        if keep and isinstance(layer, DynamicLayer) and layer.keys is not None and layer.keys.numel():
+                if (state := layer.recurrent_states[which]) is not None:
+                    tensors[f"{prefix}.recurrent"] = _own(state)
+                if (tail := layer.conv_states[which]) is not None:
+                    tensors[f"{prefix}.conv"] = _own(tail)
+        if keep and isinstance(layer, DynamicLayer) and layer.keys is not None and layer.values is not None:
             if isinstance(layer, DynamicSlidingWindowLayer):
                 raise UnsupportedModel(
                     f"block {i} has sliding-window attention of its own; use eviction 'hard' with this model"
                 )
-            tensors[f"layers.{i}.keys"] = layer.keys[:, :, -keep:]
-            tensors[f"layers.{i}.values"] = layer.values[:, :, -keep:]
+            tensors[f"layers.{i}.keys"] = _own(layer.keys[:, :, -keep:])
+            tensors[f"layers.{i}.values"] = _own(layer.values[:, :, -keep:])
     return FastWeights(tensors)
+
+
+@contextmanager
+def kept_for_backward(cache: DynamicCache) -> Iterator[None]:
+    """Around the step of one token, which in Mamba layers writes into the state: a backward pass still needs what the
+    state was, so what autograd saves of it is saved as a copy."""
+    if not torch.is_grad_enabled():
+        yield
+        return
+    layers = [layer for layer in cache.layers if isinstance(layer, LinearAttentionLayer)]
+    written = {
+        tensor.untyped_storage().data_ptr()
+        for layer in layers
+        for tensor in layer.recurrent_states.values()
+        if tensor is not None
+    }
+
+    def pack(tensor: Tensor) -> Tensor:
+        return tensor.clone() if tensor.untyped_storage().data_ptr() in written else tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield
 
 
 def has_attention(cache: DynamicCache) -> bool:
     """Whether there are keys to evict at all."""
     return any(isinstance(layer, DynamicLayer) for layer in cache.layers)
+
+
+def keys_held(cache: DynamicCache) -> int | None:
+    """For how many tokens there are keys; None where there is no attention."""
+    lengths = [layer.get_seq_length() for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    return max(lengths, default=None)

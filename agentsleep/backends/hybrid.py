@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agentsleep.backends.cache import POSITION, open_cache, state_of
+from agentsleep.backends.cache import POSITION, kept_for_backward, keys_held, open_cache, state_of
 from agentsleep.backends.settings import SleepSettings
 from agentsleep.backends.stack import BlockStack, Plan
 from agentsleep.errors import InputError
@@ -19,8 +20,8 @@ class HybridBackbone:
     """The :class:`agentsleep.sleep.Backbone` of a stock hybrid; where ``settings.loop`` leaves blocks out, also its
     :class:`agentsleep.sleep.MiddleLoop`.
 
-    Everything runs through the model's own forward, so scalings, masks and positions are the model's own. Differentiable
-    in the weights and in the state.
+    Everything runs through the model's own forward, so scalings, masks and positions are the model's own.
+    Differentiable in the weights and in the state.
 
     Args:
         model: a causal language model of transformers.
@@ -37,6 +38,7 @@ class HybridBackbone:
         self.stack = BlockStack(model.base_model)
         self._whole = range(self.stack.length)
         self.loop = settings.check_loop(self.stack.length)
+        self._tails: FastWeights | None = None
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids ``[B, T]`` to what the first block is entered with, ``[B, T, D]``."""
@@ -67,7 +69,7 @@ class HybridBackbone:
             return embedded
         if self.settings.feedback == "hidden":
             return hidden
-        normed = self._top(self.model.base_model, hidden).last_hidden_state
+        normed: Tensor = self._top(self.model.base_model, hidden).last_hidden_state
         return normed if self.settings.feedback == "norm" else normed + embedded
 
     def readout(self, hidden: Tensor) -> Tensor:
@@ -80,9 +82,7 @@ class HybridBackbone:
         with self.stack.going(Plan(range(0), enter=hidden)):
             return model(inputs_embeds=hidden, use_cache=False)
 
-    def _run(
-        self, run: range, hidden: Tensor, state: FastWeights, mask: Tensor | None
-    ) -> tuple[Tensor, FastWeights]:
+    def _run(self, run: range, hidden: Tensor, state: FastWeights, mask: Tensor | None) -> tuple[Tensor, FastWeights]:
         if mask is not None and not bool(mask.all()):
             raise InputError(
                 f"a window has {int((~mask.bool()).sum())} padded tokens; padding would decay the fast weights: "
@@ -90,18 +90,39 @@ class HybridBackbone:
             )
         if not run:
             return hidden, FastWeights()
+        batch, length, _ = hidden.shape
+        if length == 1:
+            state = self._with_tails(state, batch)
         cache = open_cache(self.config, state)
         start = int(state[POSITION]) if POSITION in state else 0
-        with self.stack.going(Plan(run, enter=hidden)) as plan:
-            self.model.base_model(
-                inputs_embeds=hidden, use_cache=True, **reading(cache, hidden.shape[0], hidden.shape[1], start, hidden.device)
-            )
+        step = kept_for_backward(cache) if length == 1 else nullcontext()
+        with self.stack.going(Plan(run, enter=hidden)) as plan, step:
+            arguments = reading(cache, batch, length, start, hidden.device)
+            self.model.base_model(inputs_embeds=hidden, use_cache=True, **arguments)
         assert plan.left is not None
         left = state_of(cache, self.settings.tail)
         after = {name: tensor for name, tensor in left.items() if int(name.split(".")[1]) in run}
         if self.settings.tail:
-            after[POSITION] = torch.tensor(start + hidden.shape[1])
+            after[POSITION] = torch.tensor(start + length)
         return plan.left, FastWeights(after)
+
+    def _with_tails(self, state: FastWeights, batch: int) -> FastWeights:
+        """The state with zeros for the convolution tails that it lacks, since the step of one token asks for a tail
+        wherever there is a state."""
+        lacking = [name for name in state.only("recurrent") if f"{name.removesuffix('recurrent')}conv" not in state]
+        if not lacking:
+            return state
+        if self._tails is None:  # how large they are, the model alone knows
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.model.device)
+            cache = open_cache(self.config, FastWeights())
+            with torch.no_grad():
+                self.model.base_model(input_ids=token, use_cache=True, **reading(cache, 1, 1, 0, token.device))
+            self._tails = state_of(cache).only("conv")
+        names = (f"{name.removesuffix('recurrent')}conv" for name in lacking)
+        zeros = {
+            name: torch.zeros_like(self._tails[name]).expand(batch, -1, -1) for name in names if name in self._tails
+        }
+        return state.merged(zeros)
 
 
 def reading(cache: Any, batch: int, length: int, position: int, device: torch.device) -> dict[str, Any]:
@@ -111,4 +132,8 @@ def reading(cache: Any, batch: int, length: int, position: int, device: torch.de
     mask must be said as well, since the length of the cache is then not the position.
     """
     positions = torch.arange(position, position + length, device=device)
-    return {"past_key_values": cache, "position_ids": positions.expand(batch, -1)}
+    arguments = {"past_key_values": cache, "position_ids": positions.expand(batch, -1)}
+    held = keys_held(cache)
+    if held not in (None, position):
+        arguments["attention_mask"] = torch.ones(batch, held + length, dtype=torch.long, device=device)
+    return arguments

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from platformdirs import user_cache_path
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,8 +23,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
+import agentsleep.models.graft  # noqa: F401  # its models are made known to the Auto classes
 from agentsleep.backends.backend import Backend
+from agentsleep.backends.capability import examined, refuse_at_sight
 from agentsleep.backends.hybrid import HybridBackbone
+from agentsleep.backends.repairs import repair
+from agentsleep.backends.report import refuse_if_wrong
 from agentsleep.backends.settings import SleepSettings
 from agentsleep.errors import (
     AgentsleepError,
@@ -46,6 +52,7 @@ def load_backend(
     settings: Mapping[str, Any] | None = None,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = "auto",
+    refuse: bool = True,
 ) -> Backend:
     """Loads a checkpoint directory, or a model's name on the Hugging Face hub; nap-mini, which comes with the package,
     for None.
@@ -54,6 +61,7 @@ def load_backend(
         settings: fields of :class:`SleepSettings` that take precedence over those of the checkpoint.
         device: as torch names it.
         dtype: of the weights; "auto" takes that of the checkpoint. Our own models always run in float32.
+        refuse: False loads a model whose memory would be wrong all the same; the backend's ``report`` says what is.
 
     Raises:
         CheckpointMissing: no checkpoint there.
@@ -66,7 +74,9 @@ def load_backend(
         try:
             config = AutoConfig.from_pretrained(place)
         except SettingsError as error:
-            raise CheckpointDamaged(f"the checkpoint at {place} cannot be read ({error}); mend its config.json") from error
+            raise CheckpointDamaged(
+                f"the checkpoint at {place} cannot be read ({error}); mend its config.json"
+            ) from error
         text = config.get_text_config(decoder=True)
         for name, value in _known(settings or {}).items():
             setattr(text, f"sleep_{name}", list(value) if isinstance(value, tuple) else value)
@@ -87,12 +97,25 @@ def load_backend(
         return Backend(loaded, loaded, tokenizer, sleeping)
     if not sleeping.trained:
         warnings.warn(
-            f"{place} was not trained to sleep: it sleeps with {sleeping.passes} pass a window, since further passes may do "
-            "harm; 'agentsleep probe --model' measures whether they help",
+            f"{place} was not trained to sleep, and further passes may do harm: it makes {sleeping.passes} a window; "
+            "'agentsleep probe --model' measures whether more would help",
             UntrainedSleep,
             stacklevel=3,
         )
-    return Backend(loaded, HybridBackbone(loaded, sleeping), tokenizer, sleeping)
+    refuse_at_sight(loaded)
+    repairs = repair(loaded)
+    backbone = HybridBackbone(loaded, sleeping)
+    backend = Backend(loaded, backbone, tokenizer, sleeping, repairs)
+    report = examined(loaded, backbone, backend.fingerprint, _cache_folder())
+    if refuse:
+        refuse_if_wrong(report)
+    return replace(backend, report=report)
+
+
+def _cache_folder() -> Path:
+    """Where verdicts on models are kept, so that each is examined once."""
+    home = os.environ.get("AGENTSLEEP_HOME")
+    return Path(home).expanduser() / "cache" if home else user_cache_path("agentsleep", appauthor=False)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class SleepSettings:
             form), ``norm`` (through the final norm), ``norm+embed`` (and the embedding added), or ``tokens`` (the same
             tokens read again).
         loop: first and last block, counted from 0, that passes 2 to N run through; None for all.
-        eviction: ``hard`` drops all keys; ``sliding`` keeps those of the last ``tail`` tokens, which the next window sees.
+        eviction: ``hard`` drops all keys; ``sliding`` keeps those of the last ``tail`` tokens for the next window.
         pin: what is read again at the head of every window.
         trained: whether the checkpoint has settings of its own.
 
@@ -57,8 +57,8 @@ class SleepSettings:
             raise SettingsError(f"sleep_pin has {unknown}; there are {PINS}")
         if (self.eviction == "sliding") != (self.tail > 0):
             raise SettingsError(
-                f"sleep_eviction is {self.eviction!r} and sleep_tail {self.tail}; 'sliding' keeps a tail of at least one "
-                "token, 'hard' keeps none"
+                f"sleep_eviction is {self.eviction!r} and sleep_tail {self.tail}; 'sliding' keeps a tail of at least "
+                "one token, 'hard' keeps none"
             )
 
     @classmethod

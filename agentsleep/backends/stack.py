@@ -1,8 +1,8 @@
 """The blocks of a transformers model, each behind a door: entered with other hidden states, passed by, or listened to.
 
 transformers has no call for "blocks 4 to 11 alone, from these hidden states, without the final norm". Here the forward
-of every block asks a plan first; without one it does what it always did. The plan belongs to the calling thread, so that
-several sessions may read with one model at once.
+of every block asks a plan first; without one it does what it always did. The plan belongs to the calling thread, so
+that several sessions may read with one model at once.
 """
 
 from __future__ import annotations
@@ -33,6 +33,15 @@ class Plan:
     left: Tensor | None = None
 
 
+@dataclass
+class _Door:
+    """Where a block stands, and what it returns besides hidden states; None: it returns these alone."""
+
+    index: int
+    last: bool
+    beside: tuple[None, ...] | None = None
+
+
 _plan: ContextVar[Plan | None] = ContextVar("plan", default=None)
 
 
@@ -56,8 +65,10 @@ class BlockStack:
         self.length = len(layers)
         for index, layer in enumerate(layers):
             if not hasattr(layer, "_agentsleep_door"):
-                layer._agentsleep_door = True  # type: ignore[assignment]
-                layer.forward = self._behind_door(layer.forward, index)
+                layer._agentsleep_door = _Door(index, index == self.length - 1)  # type: ignore[assignment]
+                kind = type(layer)  # a class, not an instance's forward: a copy of the model must run its own weights
+                names = {"__module__": kind.__module__, "__doc__": kind.__doc__, "forward": _behind_door(kind.forward)}
+                layer.__class__ = type(kind.__name__, (kind,), names)
         with torch.no_grad(), self.going(Plan(range(self.length))):  # so that every block has shown what it returns
             base(input_ids=torch.zeros(1, 1, dtype=torch.long, device=next(base.parameters()).device), use_cache=False)
 
@@ -76,28 +87,26 @@ class BlockStack:
         if plan.left is None:
             raise UnsupportedModel("the model's forward did not go through its blocks; it cannot be looped")
 
-    def _behind_door(self, forward: Callable[..., Any], index: int) -> Callable[..., Any]:
-        last = self.length - 1
-        beside: tuple[None, ...] | None = None  # what a block returns besides hidden states; None: it returns these alone
 
-        def entered(*args: Any, **kwargs: Any) -> Any:
-            nonlocal beside
-            plan = _plan.get()
-            if plan is None:
-                return forward(*args, **kwargs)
-            if index == 0 and plan.enter is not None:
-                if args:
-                    args = (plan.enter, *args[1:])
-                else:
-                    kwargs["hidden_states"] = plan.enter
-            if index in plan.run:
-                given = forward(*args, **kwargs)
-                beside = (None,) * (len(given) - 1) if isinstance(given, tuple) else None
+def _behind_door(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def entered(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        plan = _plan.get()
+        if plan is None:
+            return forward(self, *args, **kwargs)
+        door: Any = self._agentsleep_door
+        if door.index == 0 and plan.enter is not None:
+            if args:
+                args = (plan.enter, *args[1:])
             else:
-                hidden = args[0] if args else kwargs["hidden_states"]
-                given = hidden if beside is None else (hidden, *beside)
-            if index == last:
-                plan.left = given[0] if isinstance(given, tuple) else given
-            return given
+                kwargs["hidden_states"] = plan.enter
+        if door.index in plan.run:
+            given = forward(self, *args, **kwargs)
+            door.beside = (None,) * (len(given) - 1) if isinstance(given, tuple) else None
+        else:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            given = hidden if door.beside is None else (hidden, *door.beside)
+        if door.last:
+            plan.left = given[0] if isinstance(given, tuple) else given
+        return given
 
-        return entered
+    return entered

@@ -22,7 +22,7 @@ class Agent:
     Args:
         session: its open window is read again with the tools pinned at its head.
         tools: callables (schema from type hints and docstring) or :class:`Tool`.
-        max_steps: tool calls in one turn.
+        max_steps: answers in one turn that call tools, one or several each.
         on_tool_error: "tell" lets the model read ``error: ...`` as the tool's result and go on; "raise" raises after
             that was read, so that the conversation stays whole either way.
 
@@ -60,7 +60,8 @@ class Agent:
             for _ in range(self.max_steps):
                 if answer.call is None:
                     return answer
-                self._call(answer.call)
+                for call in answer.calls:
+                    self._call(call)
                 answer = self.session.generate()
             if answer.call is None:
                 return answer

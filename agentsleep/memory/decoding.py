@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from agentsleep.backends import LiveWindow
-from agentsleep.errors import SettingsError
 from agentsleep.memory.depth import Depth, consolidate
+from agentsleep.memory.sampling import Sampling
 from agentsleep.tokens import decode_text
 
-_SEEDS = range(-(2**63), 2**64)  # what torch takes
+__all__ = ["Noted", "Reader", "Sampling", "Scratch", "Spelling", "feed", "write"]
 
 
 class Reader(Protocol):
@@ -38,48 +36,6 @@ class Scratch:
         """Sleeps on all of the window without storing anything; nothing stays."""
         self.window = LiveWindow(self.window.backend, consolidate(self.window, self._depth).state)
         self.window.read(self._pinned)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen: greedily at temperature 0, else from the ``top_p`` mass, with its own seed.
-
-    Raises:
-        SettingsError: a value out of its range.
-    """
-
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        most = self.max_new_tokens
-        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
-            raise SettingsError(f"max_new_tokens is {most!r}; it must be a whole number of at least 1")
-        if not (_is_number(self.temperature) and self.temperature >= 0):
-            raise SettingsError(f"temperature is {self.temperature!r}; it must be 0 (greedy) or a number above")
-        if not (_is_number(self.top_p) and 0 < self.top_p <= 1):
-            raise SettingsError(f"top_p is {self.top_p!r}; it must lie in (0, 1]")
-        if self.seed is not None and not (isinstance(self.seed, int) and _SEEDS.start <= self.seed < _SEEDS.stop):
-            raise SettingsError(f"seed is {self.seed!r}; it must be a whole number of 64 bits, or None")
-
-    def pick(self, logits: Tensor, generator: torch.Generator | None) -> int:
-        """A token id from logits ``[vocab]``."""
-        if self.temperature == 0:
-            return int(logits.argmax())
-        below = logits.float() - logits.max()  # so that no temperature, however small, makes an Inf of the largest
-        ranked, order = (below / self.temperature).softmax(-1).sort(descending=True)
-        ranked[(ranked.cumsum(-1) - ranked) >= self.top_p] = 0.0
-        return int(order[torch.multinomial(ranked, 1, generator=generator)])
-
-    def generator(self) -> torch.Generator | None:
-        """The source of randomness; None for the global one."""
-        return None if self.seed is None else torch.Generator().manual_seed(self.seed)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 Noted = Callable[[Sequence[int]], None]
@@ -113,16 +69,78 @@ def write(
     noted: Noted | None = None,
 ) -> Iterator[int]:
     """Reads the prompt, then yields token after token up to ``end`` or ``max_new_tokens``. Each token has been read
-    by the window when it is yielded."""
+    by the window when it is yielded.
+
+    A stop string, or another token that the caller named as an end, ends the turn as well; ``end`` is then read and
+    yielded behind it, over and above ``max_new_tokens``, so that the conversation stays in its format.
+
+    Raises:
+        SettingsError: the options leave no token to choose from.
+    """
     feed(reader, prompt, empty, noted)
-    generator = sampling.generator()
+    generator, scoring = sampling.generator(), Scoring(sampling, reader.window, end)
+    stop = Stop(sampling.stop_strings, reader.window.backend.tokenizer)
     for _ in range(sampling.max_new_tokens):
         assert reader.window.logits is not None
-        token = sampling.pick(reader.window.logits, generator)
+        token = sampling.pick(scoring(reader.window.logits), generator)
         feed(reader, [token], empty, noted)
+        scoring.push(token)
         yield token
         if token == end:
             return
+        if stop.push(token) or token in sampling.ends:
+            feed(reader, [end], empty, noted)
+            yield end
+            return
+
+
+class Scoring:
+    """What the options of a turn do to its logits, given the tokens before them.
+
+    These are the tokens of the window as the turn began, and all that was written since. They stay when a sleep falls
+    into the turn, so that it does not begin to repeat itself behind it, and what counts tokens counts on.
+    """
+
+    def __init__(self, sampling: Sampling, window: LiveWindow, end: int) -> None:
+        assert window.logits is not None, "a turn begins with its prompt"
+        self._ids, self._device = [*window.ids], window.logits.device
+        self._processors = sampling.processors(end, len(self._ids), self._device)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """Scores ``[vocab]`` from logits ``[vocab]``, which stay as they are."""
+        if not self._processors:
+            return logits
+        ids: Any = torch.tensor([self._ids], device=self._device)
+        scores: Tensor = self._processors(ids, logits.to(copy=True, dtype=torch.float32)[None])
+        return scores[0]
+
+    def push(self, token: int) -> None:
+        """A token was written."""
+        self._ids.append(token)
+
+
+class Stop:
+    """Finds stop strings in the text of a turn, over the borders of its tokens."""
+
+    def __init__(self, stop_strings: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> None:
+        self._strings, self._tokenizer = stop_strings, tokenizer
+        # A token is a byte at least, so this many hold the longest string, and before it the rest of a character.
+        self._most = 4 + max((len(text.encode(errors="surrogatepass")) for text in stop_strings), default=0)
+        self._tail: list[int] = []
+        self._whole = True
+
+    def push(self, token: int) -> bool:
+        """Whether the text holds a stop string, now that this token is written."""
+        if not self._strings:
+            return False
+        self._tail.append(token)
+        if len(self._tail) > self._most:
+            del self._tail[0]
+            self._whole = False
+        text = decode_text(self._tokenizer, self._tail)
+        if self._whole:
+            text = text.removeprefix(" ")  # which belongs to the format
+        return any(stop in text for stop in self._strings)
 
 
 class Spelling:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from agentsleep.backends import LiveWindow
-from agentsleep.chat import Chat
+from agentsleep.chat import ChatFormat
 from agentsleep.errors import SettingsError
 from agentsleep.state import FastWeights
 
@@ -41,7 +41,7 @@ def consolidate(window: LiveWindow, depth: Depth, upto: int | None = None) -> Co
     return Consolidated(*window.sleep_until(depth.probes, depth.max_passes, upto))
 
 
-def questions(chat: Chat, probes: Sequence[str], window: int) -> tuple[list[int], ...]:
+def questions(chat: ChatFormat, probes: Sequence[str], window: int) -> tuple[list[int], ...]:
     """Probes as ``ask`` would read them, with the prompt of the answer, but for what is pinned.
 
     Raises:

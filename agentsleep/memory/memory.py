@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from agentsleep.archive import Archive, Scope, SessionRecord, Snapshot, default_archive
 from agentsleep.backends import load_backend
-from agentsleep.chat import Chat
+from agentsleep.chat import chat_of
 from agentsleep.errors import CheckpointDamaged, FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
 from agentsleep.memory.depth import questions
 from agentsleep.memory.session import Session
@@ -53,7 +53,7 @@ class SleepMemory:
     ) -> None:
         self.backend = load_backend(model, settings=settings, device=device, dtype=dtype)
         try:
-            self.chat = Chat(self.backend.tokenizer)
+            self.chat = chat_of(self.backend.tokenizer)
         except InputError as error:
             raise CheckpointDamaged(f"the model {model or 'that is shipped'} cannot speak: {error}") from error
         self.policy = policy or SleepPolicy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,8 @@ from transformers import GenerationConfig
 
 from agentsleep.errors import SettingsError
 
-# Change the scores before a token is chosen, in the order in which transformers' ``generate`` applies them. A value that
-# switches an option off stands behind its name.
+# Change the scores before a token is chosen, in the order of transformers' ``generate``. Behind each name stands the
+# value that switches it off.
 PROCESSING: dict[str, object] = {
     "sequence_bias": None,
     "repetition_penalty": 1.0,
@@ -45,19 +46,21 @@ _OBJECTS = ("logits_processor", "prefix_allowed_tokens_fn")  # the caller's own,
 PASSED = frozenset((*PROCESSING, *WARPING, *_OTHER))
 
 _BEAMS = (
-    "beam search keeps several continuations at a time, and a turn is written straight into the one live state; leave it "
-    "out, or sample with temperature"
+    "beam search keeps several continuations at a time, and a turn is written straight into the one live state; leave "
+    "it out, or sample with temperature"
 )
 _TAKEN_BACK = (
-    "assisted decoding takes back the tokens that the model rejects, and a recurrent state cannot take back what it has "
-    "read; leave it out"
+    "assisted decoding takes back the tokens that the model rejects, and a recurrent state cannot take back what it "
+    "has read; leave it out"
 )
 _CACHE = "the session holds the live state that the turn goes on from, and lays out its cache itself; leave it out"
 _INPUT = "a turn goes on from what the session has read; say it with add() or ask()"
 _OUTPUT = "a turn comes back as an Answer; leave it out, or watch the scores with a logits_processor"
 _TIME = "a turn ends by its tokens; read generate(stream=True) and close the stream when it is enough"
 _GUIDANCE = "guidance reads a second text along, for which a session has no second state; leave it out"
-_LAST_TOKENS = "it reads candidates, or layers, before it chooses, and a recurrent state keeps whatever it reads; sample"
+_LAST_TOKENS = (
+    "it reads candidates, or layers, before it chooses, and a recurrent state keeps whatever it reads; sample"
+)
 _ENCODER = "it is for models with an encoder; leave it out"
 _BEGIN = "the chat format says how a turn begins; leave it out"
 
@@ -144,8 +147,7 @@ def sort_out(options: Mapping[str, Any]) -> dict[str, Any]:
             if value is not None and not _among(value, nothing):
                 raise SettingsError(f"{name} is {value!r}, which cannot hold in a session: {why}")
         elif name in PASSED:
-            off = {**PROCESSING, **WARPING}.get(name)
-            if value is not None and not _among(value, (off,)):
+            if value is not None and not _is_off(name, value):
                 asked[name] = value if name in _OBJECTS else copy.deepcopy(value)
         elif name not in _IDLE:
             raise SettingsError(f"{name!r} is no generation option{_meant(name)}")
@@ -170,7 +172,23 @@ def _check_ids(name: str, ids: Any, vocab_size: int) -> None:
         for one in ids:
             _check_ids(name, one, vocab_size)
     elif ids is not None and (isinstance(ids, bool) or not isinstance(ids, int) or not 0 <= ids < vocab_size):
-        raise SettingsError(f"{name} names the token {ids!r}; the model's tokens are the whole numbers below {vocab_size}")
+        raise SettingsError(
+            f"{name} names the token {ids!r}; the model's tokens are the whole numbers below {vocab_size}"
+        )
+
+
+def _is_off(name: str, value: object) -> bool:
+    off = {**PROCESSING, **WARPING}.get(name)
+    if isinstance(off, bool) != isinstance(value, bool):
+        raise SettingsError(f"{name} is {value!r}; it must {'' if isinstance(off, bool) else 'not '}be True or False")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SettingsError(f"{name} is {value!r}; it must be finite")
+    if name == "exponential_decay_length_penalty":
+        match value:
+            case (int(start), float(factor) | int(factor)) if start >= 0 and factor > 0 and math.isfinite(factor):
+                return False
+        raise SettingsError(f"{name} is {value!r}; it must be a number of tokens and a factor above 0")
+    return _among(value, (off,))
 
 
 def _among(value: object, values: tuple[object, ...]) -> bool:

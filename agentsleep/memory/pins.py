@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from agentsleep.archive import JSON, Event
 from agentsleep.backends import SleepSettings
-from agentsleep.chat import Chat
+from agentsleep.chat import ChatFormat
 from agentsleep.errors import MessageTooLong, SettingsError
 
 
@@ -45,7 +45,7 @@ class Pins:
         """What the log keeps of them."""
         return {"pins": {"system": self.system, "tools": list(self.tools)}}
 
-    def render(self, chat: Chat, settings: SleepSettings) -> list[int]:
+    def render(self, chat: ChatFormat, settings: SleepSettings) -> list[int]:
         """Their tokens, as far as the model was trained to have them pinned.
 
         Raises:
@@ -53,15 +53,15 @@ class Pins:
             SettingsError: a tool without name or parameters.
             EmptyMessage: a system message of blanks.
         """
-        pinned = chat.message("system", self.system) if self.system and "system" in settings.pin else []
-        if "tools" in settings.pin:
-            try:
-                pinned += chat.tools(self.tools)
-            except (KeyError, TypeError) as error:
-                raise SettingsError(
-                    f"a tool's schema lacks {error}; it must be of the form "
-                    '{"type": "function", "function": {"name": ..., "parameters": {"properties": {...}}}}'
-                ) from None
+        system = self.system if "system" in settings.pin else None
+        tools = self.tools if "tools" in settings.pin else ()
+        try:
+            pinned = chat.head(system, tools)
+        except (KeyError, TypeError) as error:
+            raise SettingsError(
+                f"a tool's schema lacks {error}; it must be of the form "
+                '{"type": "function", "function": {"name": ..., "parameters": {"properties": {...}}}}'
+            ) from None
         if len(pinned) > settings.window // 2:
             raise MessageTooLong(
                 f"system message and tools take {len(pinned)} tokens, more than half of the window of "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ from agentsleep.errors import SettingsError
 from agentsleep.memory.options import PROCESSING, WARPING, check_ids, sort_out
 
 _SEEDS = range(-(2**63), 2**64)  # what torch takes
+_COLDEST = torch.finfo(torch.float32).tiny  # a lower temperature would be 0 to torch, and as greedy
 _HALF = "\ufffd"
 
 
@@ -48,7 +49,7 @@ class _Turn:
     ends: list[int]
     begin: int
     longest: int
-    device: torch.device
+    device: Any  # a torch.device, where some of them are annotated with a string
 
 
 _PROCESSORS: dict[str, Callable[[Any, _Turn], Any]] = {
@@ -89,9 +90,8 @@ class Sampling:
     Given the same logits and seed, the tokens are those of transformers' ``generate``.
 
     Args:
-        do_sample: whether tokens are drawn; None draws them where ``temperature`` is above 0. With True a temperature of
-            0 counts as 1, which is transformers' default.
-        vocab_size: of the model, so that token ids which it does not have are refused.
+        do_sample: whether tokens are drawn; None draws them where ``temperature`` is above 0. With True a temperature
+            of 0 counts as 1, which is transformers' default.
         options: of transformers' ``GenerationConfig``, and ``logits_processor`` and ``prefix_allowed_tokens_fn`` of its
             ``generate``, see :meth:`agentsleep.memory.Session.generate`.
 
@@ -107,7 +107,6 @@ class Sampling:
         top_p: float = 1.0,
         seed: int | None = None,
         do_sample: bool | None = None,
-        vocab_size: int | None = None,
         **options: Any,
     ) -> None:
         _check(max_new_tokens, temperature, top_p, seed, do_sample)
@@ -116,25 +115,27 @@ class Sampling:
         self.drawn = temperature > 0 if do_sample is None else do_sample
         self.stop_strings = _texts(asked.pop("stop_strings", ()))
         self._own = _callables(asked.pop("logits_processor", ()))
+        self.ends = _ids(asked.get("eos_token_id", ()))
+        if self.drawn:
+            asked |= sort_out({"temperature": max(temperature, _COLDEST) if temperature else 1.0, "top_p": top_p})
+        self._options = asked
+        self._warpers = LogitsProcessorList(
+            [_made(name, _WARPERS[name], asked[name]) for name in WARPING if name in asked]
+        )
+        self.processors(0, 1, torch.device("cpu"))  # refuses what is out of range before anything is read
         if asked.get("min_new_tokens", 0) > max_new_tokens:
             raise SettingsError(
-                f"min_new_tokens is {asked['min_new_tokens']!r}, more than max_new_tokens ({max_new_tokens})"
+                f"min_new_tokens is {asked['min_new_tokens']}, more than max_new_tokens ({max_new_tokens}); raise that"
             )
-        if vocab_size is not None:
-            check_ids(asked, vocab_size)
-        self.ends = _ids(asked.pop("eos_token_id", ()))
-        if self.drawn:
-            asked |= sort_out({"temperature": temperature or 1.0, "top_p": top_p})
-        self._options = asked
         try:
-            # For what it finds wrong between options; the callables are no part of it.
+            # For what it finds wrong between options, and says of those that have no effect.
             GenerationConfig(do_sample=self.drawn, **{n: v for n, v in asked.items() if not callable(v)})
         except (TypeError, ValueError) as error:
             raise SettingsError(f"these generation options do not go together: {error}") from error
-        self._warpers = LogitsProcessorList(
-            [_made(name, asked[name], _WARPERS[name]) for name in WARPING if name in asked] if self.drawn else []
-        )
-        self.processors(0, 1, torch.device("cpu"))  # refuses what is out of range before anything is read
+
+    def check_ids(self, vocab_size: int) -> None:
+        """Raises SettingsError if the options name a token that a model of this vocabulary does not have."""
+        check_ids(self._options, vocab_size)
 
     def processors(self, end: int, begin: int, device: torch.device) -> LogitsProcessorList:
         """What is done to the scores of a turn before a token is chosen; made for each turn, since some remember it.
@@ -145,11 +146,7 @@ class Sampling:
         """
         turn = _Turn([end, *self.ends], begin, self.max_new_tokens, device)
         asked = self._options
-        made = [
-            _made(name, asked[name], lambda value, name=name: _PROCESSORS[name](value, turn))  # type: ignore[misc]
-            for name in PROCESSING
-            if name in asked
-        ]
+        made = [_made(name, _PROCESSORS[name], asked[name], turn) for name in PROCESSING if name in asked]
         # As transformers does it: an own processor takes the place of one of the same class.
         merged = [next((own for own in self._own if type(own) is type(one)), one) for one in made]
         merged += [own for own in self._own if not any(own is one for one in merged)]
@@ -165,13 +162,14 @@ class Sampling:
         top = float(scores.max())
         if top == -math.inf or (self.drawn and not math.isfinite(top)):
             raise SettingsError(
-                f"the options of this turn leave no token to choose from (the largest score is {top}); allow more tokens"
+                f"the options of this turn leave no token to choose from (the largest score is {top}); allow more"
             )
         if not self.drawn:
             return int(scores.argmax())
         if not math.isfinite(float(scores.max() / self._options.get("temperature", 1.0))):
             scores -= top  # so that no temperature, however small, makes an Inf of the largest
-        chances = self._warpers(torch.empty(1, 0, dtype=torch.long), scores).softmax(-1)
+        unread: Any = torch.empty(1, 0, dtype=torch.long)  # no warper looks at the tokens
+        chances = self._warpers(unread, scores).softmax(-1)
         # Drawn on the CPU, so that a seed gives the same tokens wherever the model runs.
         return int(torch.multinomial(chances.cpu(), 1, generator=generator))
 
@@ -197,9 +195,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _made(name: str, value: Any, make: Callable[[Any], Any]) -> Any:
+def _made(name: str, make: Callable[..., Any], value: Any, *turn: _Turn) -> Any:
     try:
-        return make(value)
+        return make(value, *turn)
     except (TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise SettingsError(f"{name} is {value!r}, which transformers refuses: {error}") from error
 

@@ -164,17 +164,20 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        **options: Any,
     ) -> Answer:
         """Asks the user's question and returns the answer. Where the policy wants a sleep, it comes before the question
         or after the answer, not in between.
 
         Args:
             remember: False asks a fork in memory, which leaves no trace in the session.
+            max_new_tokens, temperature, top_p, seed, options: how the answer is written, as in :meth:`generate`.
 
         Raises:
             As :meth:`add` and :meth:`generate`.
         """
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, **options)
+        sampling.check_ids(self._backend.config.vocab_size)
         with self._desk.using() as reading:
             ids = reading.render("user", text)
             if remember:
@@ -199,6 +202,7 @@ class Session:
         temperature: float = ...,
         top_p: float = ...,
         seed: int | None = ...,
+        **options: Any,
     ) -> Stream: ...
     @overload
     def generate(
@@ -209,6 +213,7 @@ class Session:
         temperature: float = ...,
         top_p: float = ...,
         seed: int | None = ...,
+        **options: Any,
     ) -> Answer: ...
 
     def generate(
@@ -219,19 +224,41 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        **options: Any,
     ) -> Answer | Stream:
         """Writes the assistant's next turn.
 
         Args:
             stream: True returns an iterator of text as it is written; the turn is on disk when it ends. A stream that
                 is closed early keeps what it has written.
+            max_new_tokens: where a turn is cut that has not ended by then; ``Answer.finished`` is then False.
             temperature: 0 is greedy.  top_p: the probability mass that is sampled from.  seed: makes sampling repeat.
+            options: named and meant as in transformers' ``generate``, and applied in its order.
+
+                - choosing: ``do_sample`` (True draws, at temperature 1 if none is given; False is greedy), ``top_k``,
+                  ``min_p``, ``top_h``, ``typical_p``, ``epsilon_cutoff``, ``eta_cutoff``, ``renormalize_logits``
+                - scores: ``repetition_penalty``, ``no_repeat_ngram_size``, ``bad_words_ids``, ``sequence_bias``,
+                  ``suppress_tokens``, ``begin_suppress_tokens``, ``remove_invalid_values``, and, of your own,
+                  ``logits_processor`` (a list of ``LogitsProcessor``) and ``prefix_allowed_tokens_fn``
+                - length: ``min_new_tokens``, ``exponential_decay_length_penalty``, ``forced_eos_token_id``
+                - ends, besides the chat format's own: ``eos_token_id`` (one or several), ``stop_strings``. They stay in
+                  the text, tool calls are searched as well, and the turn counts as finished: the format's end is read
+                  behind it, and counts among ``Answer.tokens``
+
+                Processors see the window as the turn began, and all that was written since, whatever sleeps in between.
+                Nothing is taken from the checkpoint's ``generation_config``; ``top_k`` is off unless it is given.
+
+                Refused, since a turn is written once into one live state: beams, assisted decoding, contrastive search,
+                several sequences, guidance, a cache or an input of your own (``past_key_values``, ``use_cache=False``,
+                ``input_ids``), ``max_length`` (use ``max_new_tokens``), ``max_time``.
 
         Raises:
-            SettingsError: a setting out of its range.
+            SettingsError: a setting out of its range; an option that is not known, or refused. Also, with what was
+                written kept, options that in the middle of the turn leave no token to choose from.
             SleepFailed: a sleep that the turn made necessary was not usable; what was written is kept.
         """
-        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, **options)
+        sampling.check_ids(self._backend.config.vocab_size)
         if stream:
             return Stream(self._desk, self._chat, sampling)
         with self._desk.using() as reading:

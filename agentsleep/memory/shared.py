@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from agentsleep.archive import Archive
 from agentsleep.backends import Backend
-from agentsleep.chat import Chat
+from agentsleep.chat import ChatFormat
 from agentsleep.policy import SleepPolicy
 
 
@@ -18,7 +18,7 @@ class Shared:
     """
 
     backend: Backend
-    chat: Chat
+    chat: ChatFormat
     archive: Archive
     policy: SleepPolicy
     probes: tuple[list[int], ...]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from agentsleep import tokens
-from agentsleep.chat import Chat
+from agentsleep.chat import ChatFormat
 from agentsleep.memory.decoding import Sampling, Spelling
 from agentsleep.memory.desk import Desk
 from agentsleep.memory.turn import Turn
@@ -22,7 +22,7 @@ class Stream(Iterator[str]):
     A tool call is no text; it is in :attr:`answer`.
     """
 
-    def __init__(self, desk: Desk, chat: Chat, sampling: Sampling) -> None:
+    def __init__(self, desk: Desk, chat: ChatFormat, sampling: Sampling) -> None:
         self.answer: Answer | None = None
         """The whole turn, once it is over."""
         self._desk, self._sampling = desk, sampling

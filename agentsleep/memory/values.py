@@ -12,7 +12,8 @@ from agentsleep.gauge import Saturation
 class Answer:
     """What the model said.
 
-    text: empty where it called a tool instead (``call``).
+    text: empty where it called tools instead: ``calls``, of which ``call`` is the first.
+    thought: what it wrote between thinking markers, where its chat format knows them.
     snapshot: id of the newest archived state that the answer rests on; None before the first sleep.
     tokens: how many tokens it wrote.  finished: False when ``max_new_tokens`` cut it off.
     warning: what was wrong with a tool call that could not be read.
@@ -23,6 +24,8 @@ class Answer:
     tokens: int
     finished: bool = True
     call: ToolCall | None = None
+    calls: tuple[ToolCall, ...] = ()
+    thought: str | None = None
     warning: str | None = None
 
     def __str__(self) -> str:

@@ -35,7 +35,7 @@ class OpenWindow:
     """
 
     def __init__(self, shared: Shared, session_id: str, scope: Scope) -> None:
-        self._backend, self._chat = shared.backend, shared.chat
+        self._backend = shared.backend
         self._archive, self._policy, self._probes = shared.archive, shared.policy, shared.probes
         self._id = session_id
         record = self._archive.session(session_id)
@@ -53,6 +53,7 @@ class OpenWindow:
         events = self._archive.events(session_id, mark["next_seq"])
         self._pins_seq: int | None = max((e.seq for e in events if "pins" in e.data), default=mark["pins_seq"])
         self.pins = Pins() if self._pins_seq is None else Pins.of(self._event(self._pins_seq))
+        self._chat = shared.chat.with_tools(self.pins.tools)
         self.pinned = self.pins.render(self._chat, self._backend.settings)
         self._heard = [event for event in events if event.token_ids]  # whose last token is not yet slept on
         self._enter(state, [event.token_ids[max(0, self._start - event.position) :] for event in self._heard])
@@ -118,7 +119,7 @@ class OpenWindow:
         """The tokens of a message.
 
         Raises:
-            EmptyMessage, InputError: as :meth:`agentsleep.chat.Chat.message`.
+            EmptyMessage, InputError: as :meth:`agentsleep.chat.ChatFormat.message`.
             MessageTooLong: it would fill more windows than the policy allows.
         """
         ids = self._chat.message(role, text)
@@ -161,7 +162,7 @@ class OpenWindow:
             written: its tokens without the prompt.
             broken: something broke off; these are the last words of this object.
         """
-        end = self._chat.end
+        end, close = self._chat.end, self._chat.close
         if broken and self._parting and self._archive.session(self._id).events != self._events:
             # What broke off was a sleep that had been stored, and with it what was pending.
             self._turn_logged, self._pending = self._turn_logged or bool(self._pending), []
@@ -169,12 +170,26 @@ class OpenWindow:
             return
         finished = bool(written) and written[-1] == end
         text = decode_text(self._chat.tokenizer, written[: len(written) - finished]).removeprefix(" ")
-        data = {"generated": True} | ({} if finished else {"cut": True})
-        ids = (*self._pending, *(() if finished else (end,)))
+        data: dict[str, JSON] = {"generated": True, **({} if finished else {"cut": True})}
+        tail = [*(() if finished else (end,)), *close]
+        ids = [*self._pending, *tail]
+        past = self._chat.without_thought(ids) if self._forgets_thought(written) else ids
         self._pending, self._turn_logged = [], False
-        self._append(NewEvent(kind="tokens", role="assistant", token_ids=ids, text=text, data=data))
-        if not broken and not finished:
-            feed(self, [end], self.empty)
+        if past != ids:
+            data["unthought"] = len(ids) - len(past)
+        self._append(NewEvent(kind="tokens", role="assistant", token_ids=tuple(past), text=text, data=data))
+        if broken:
+            return
+        if past == ids:
+            feed(self, tail, self.empty)
+        else:  # the window as a later turn is to see it
+            read = self.window.ids[len(self.pinned) : len(self.window) - (len(ids) - len(tail))]
+            self._enter(self.window.opened, [read, past])
+
+    def _forgets_thought(self, written: Sequence[int]) -> bool:
+        """Whether a turn's thought goes at its end: the format has it so, no sleep has taken it in yet, and the turn is
+        the last of an answer; behind a tool call the model thinks on."""
+        return self._chat.drops_thoughts and not self._turn_logged and self._chat.parse(written).call is None
 
     def answer(self, written: Sequence[int]) -> Answer:
         """A turn as the caller gets it."""
@@ -185,6 +200,8 @@ class OpenWindow:
             tokens=len(written),
             finished=bool(written) and written[-1] == self._chat.end,
             call=reply.call,
+            calls=reply.calls,
+            thought=reply.thought,
             warning=reply.warning,
         )
 

@@ -128,7 +128,7 @@ def die(memory: SleepMemory, thread: str, where: str) -> None:
         elif where == "in the middle of a turn, at its second sleep":
             twice = iter((commit, dying_commit))
             Archive.commit_snapshot = lambda *a, **k: next(twice)(*a, **k)  # type: ignore[method-assign]
-            session.generate(max_new_tokens=90, temperature=1.0, seed=11)
+            session.generate(max_new_tokens=90, min_new_tokens=90, temperature=1.0, seed=11)
         elif where == "in the middle of a long message":
             Archive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
             session.add("user", "x" * 100)

@@ -1,0 +1,8 @@
+"""Chat formats: how messages become tokens and replies become messages, for checkpoints with a chat template."""
+
+from __future__ import annotations
+
+from agentsleep.chats.template import TemplateChat
+from agentsleep.chats.values import ChatFormat, Reply, Role, ToolCall, ToolSchema
+
+__all__ = ["ChatFormat", "Reply", "Role", "TemplateChat", "ToolCall", "ToolSchema"]

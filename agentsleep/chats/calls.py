@@ -1,0 +1,149 @@
+"""Tool calls in what a model wrote, in the formats of public model cards.
+
+A call stands behind a marker that the chat template names, and mostly before another one:
+
+* ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``: Qwen3 (Qwen/Qwen3-8B, chat template), Granite 4
+  (ibm-granite/granite-4.0-h-tiny, chat template).
+* ``<tool_call><function=name><parameter=key>value</parameter></function></tool_call>``: Qwen3-Coder, Qwen3.5 (the
+  response template for ``qwen3_5`` in transformers' ``cli/serving/utils.py``), Nemotron 3 Nano (its model card).
+* ``<tool_call>[{...}, {...}]</tool_call>``: Falcon-H1 (tiiuae/Falcon-H1-Tiny-Multilingual-100M-Instruct, chat
+  template, which also writes each call back inside ``{"function": {...}}``).
+* ``<|tool_call|>[{...}]`` up to the turn's end: Granite 3.0, and ``<tool_call>[{...}]`` Granite 3.1 (vLLM,
+  ``tool_parsers/granite_tool_parser.py``).
+* ``<TOOLCALL>[{...}]</TOOLCALL>``: Nemotron Nano v2 (nvidia/NVIDIA-Nemotron-Nano-9B-v2, chat template).
+* ``[TOOL_CALLS] [{...}]`` up to the turn's end: Mistral 7B Instruct v0.3 (chat template).
+* ``{"name": ..., "parameters": {...}}`` as the whole turn: Llama 3.1 (its model card), for templates without a marker.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from agentsleep.chats.values import ToolCall, ToolSchema
+
+_MARKERS = (
+    ("<tool_call>", "</tool_call>"),
+    ("<TOOLCALL>", "</TOOLCALL>"),
+    ("<|tool_call|>", ""),
+    ("[TOOL_CALLS]", ""),
+)
+_BARE = re.compile(r'\s*(?:<\|python_tag\|>)?\s*(?=\{\s*"(?:name|type)"\s*:)')
+_FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>\s*(?=</tool_call>|<function=|$)", re.DOTALL)
+_PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|$)", re.DOTALL)
+_JSON = json.JSONDecoder()
+
+
+class CallReader:
+    """Reads the calls of models that have this chat template."""
+
+    def __init__(self, template: str) -> None:
+        self._markers = tuple(pair for pair in _MARKERS if pair[0] in template)
+        self._bare = not self._markers and "tool_calls" in template
+
+    def read(self, text: str, tools: Sequence[ToolSchema] = ()) -> tuple[str, tuple[ToolCall, ...]]:
+        """The text besides the calls, and the calls.
+
+        Args:
+            tools: whose schemas say of what type a value is that was written without quotes or brackets.
+
+        Raises:
+            ValueError: a call that cannot be read.
+        """
+        if self._bare and (match := _BARE.match(text)):
+            items, stop = _value(text, match.end())
+            if text[stop:].strip():
+                raise ValueError(f"{text[stop:]!r} stands behind the call")
+            return "", tuple(calls_of(items))
+        said, calls, place = "", list[ToolCall](), 0
+        while found := min(
+            (p for p in ((text.find(o, place), o, c) for o, c in self._markers) if p[0] >= 0), default=None
+        ):
+            start, opened, closed = found
+            said += text[place:start]
+            more, place = _body(text, start + len(opened), closed, tools)
+            calls += more
+        return said + text[place:], tuple(calls)
+
+
+def _body(text: str, start: int, closed: str, tools: Sequence[ToolSchema]) -> tuple[list[ToolCall], int]:
+    """The calls that begin here, and where they end. The last closing marker may be missing."""
+    calls: list[ToolCall] = []
+    if _FUNCTION.match(text, start) or text[start:].lstrip().startswith("<function="):
+        while match := _FUNCTION.match(text, start):
+            calls.append(ToolCall(match[1].strip(), _parameters(match[1].strip(), match[2], tools)))
+            start = match.end()
+        if not calls:
+            raise ValueError("<function=...> is not closed")
+    else:
+        items, start = _value(text, start)
+        calls = list(calls_of(items))
+    rest = text[start:].lstrip()
+    if closed and rest.startswith(closed):
+        return calls, len(text) - len(rest) + len(closed)
+    if rest:
+        raise ValueError(f"{rest[:40]!r} stands behind the call")
+    return calls, len(text)
+
+
+def _value(text: str, start: int) -> tuple[Any, int]:
+    start += len(text[start:]) - len(text[start:].lstrip())
+    try:
+        return _JSON.raw_decode(text, start)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
+def calls_of(items: Any) -> Iterable[ToolCall]:
+    """The calls in a JSON value: one, or a list of them, each plain or inside ``{"function": ...}``.
+
+    Raises:
+        ValueError: it is no call.
+    """
+    for item in items if isinstance(items, list) else [items]:
+        inner = item.get("function", item) if isinstance(item, dict) else item
+        if not isinstance(inner, dict):
+            raise ValueError(f"{item!r:.80} is no object with name and arguments")
+        name, arguments = inner.get("name"), inner.get("arguments", inner.get("parameters"))
+        if isinstance(arguments, str):
+            arguments = _value(arguments, 0)[0]
+        if not isinstance(name, str) or not isinstance(arguments, dict):
+            raise ValueError("name must be a string and arguments an object")
+        yield ToolCall(name, arguments)
+
+
+def _parameters(name: str, text: str, tools: Sequence[ToolSchema]) -> dict[str, Any]:
+    """The arguments written as tags; each of the type that the tool's schema gives it, text where there is none."""
+    arguments, place = dict[str, Any](), 0
+    while match := _PARAMETER.match(text, place):
+        arguments[match[1].strip()] = _typed(match[2], _types(name, match[1].strip(), tools))
+        place = match.end()
+    if text[place:].strip():
+        raise ValueError(f"{text[place:].strip()[:40]!r} is no parameter")
+    return arguments
+
+
+def _types(name: str, key: str, tools: Sequence[ToolSchema]) -> set[str]:
+    for tool in tools:
+        function = tool.get("function", tool)
+        if function.get("name") == name:
+            schema = function.get("parameters", {}).get("properties", {}).get(key, {})
+            options = [schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())]
+            named = [option.get("type") for option in options]
+            return {t for n in named for t in (n if isinstance(n, list) else [n]) if isinstance(t, str)}
+    return set()
+
+
+def _typed(text: str, types: set[str]) -> Any:
+    """A value as JSON where its type is one of JSON's others than string; as text where that fails."""
+    if not types or types == {"string"}:
+        return text
+    if "boolean" in types and text.strip().lower() in ("true", "false"):
+        return text.strip().lower() == "true"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, str) and "string" in types else value
