@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types contracts format slow nap-mini clean distclean
+.PHONY: help install demo test check lint types contracts oldest format slow nap-mini clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,8 +45,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## an agent that reads, sleeps, forgets its window and still answers (offline, 3 minutes)
 	@$(BIN)/agentsleep demo
 
-test: lint types contracts ## what CI runs: lint, types, floors, all tests that are not marked slow
+test: lint types contracts ## what CI runs: lint, types, floors, the tests not marked slow, those of models on both transformers
 	@$(BIN)/python -m pytest --durations=10
+	@$(MAKE) --no-print-directory oldest
 
 check: lint types contracts ## before a commit: as test, but the last failures first, and stop at one
 	@$(BIN)/python -m pytest -q --exitfirst --failed-first
@@ -60,6 +61,15 @@ types: $(STAMP) ## mypy, strict
 
 contracts: $(STAMP) ## import-linter: the floors of the package
 	@$(BIN)/lint-imports --no-logo
+
+# The cache of transformers is opened up in one file; this proves it at the other end of the supported range.
+OLDEST := $(VENV)/oldest
+OLDEST_TRANSFORMERS := transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml).0
+
+oldest: $(STAMP) ## the tests of models and back ends with the oldest transformers that is supported
+	@test -d $(OLDEST) || $(PIP) --no-deps --target $(OLDEST) '$(OLDEST_TRANSFORMERS)'
+	@PYTHONPATH=$(OLDEST) $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
+	@PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q tests/models tests/backends tests/conformance
 
 format: $(STAMP) ## let ruff mend what it can, and format
 	@$(BIN)/ruff check --fix .

@@ -109,14 +109,22 @@ class Chat:
         """What the model continues with its answer."""
         return [self._ids[tokens.ASSISTANT]]
 
+    def _body(self, ids: Sequence[int]) -> list[int]:
+        return list(ids[:-1]) if ids and ids[-1] == self.end else list(ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """All that a turn says. The blank behind the marker belongs to the format."""
+        return tokens.decode_text(self.tokenizer, self._body(ids)).removeprefix(" ")
+
+    def shown(self, ids: Sequence[int]) -> str:
+        """The text of a turn that is still being written, as far as it is certain; a call is none."""
+        return "" if ids and ids[0] == self._call else self.text(ids).rstrip("\ufffd")
+
     def parse(self, ids: Sequence[int]) -> Reply:
         """A generated turn, with or without its end marker. A malformed call becomes text and a warning."""
-        body = list(ids)
-        if body and body[-1] == self.end:
-            body.pop()
+        body = self._body(ids)
         if not body or body[0] != self._call:
-            text = tokens.decode_text(self.tokenizer, body)
-            return Reply(text.removeprefix(" "))
+            return Reply(self.text(ids))
         text = tokens.decode_text(self.tokenizer, body[1:])
         try:
             call = json.loads(text)

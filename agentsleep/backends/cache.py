@@ -1,6 +1,6 @@
 """The caches of transformers, opened up: the only file that knows how they are built inside.
 
-Written for transformers 5.20 to 5.23. A cache has one layer a block: ``keys`` and ``values`` of attention,
+Written for transformers 5.21 to 5.23. A cache has one layer a block: ``keys`` and ``values`` of attention,
 ``conv_states`` and ``recurrent_states`` of an SSM, or both.
 """
 

@@ -2,17 +2,19 @@
 
 A call stands behind a marker that the chat template names, and mostly before another one:
 
-* ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``: Qwen3 (Qwen/Qwen3-8B, chat template), Granite 4
-  (ibm-granite/granite-4.0-h-tiny, chat template).
-* ``<tool_call><function=name><parameter=key>value</parameter></function></tool_call>``: Qwen3-Coder, Qwen3.5 (the
-  response template for ``qwen3_5`` in transformers' ``cli/serving/utils.py``), Nemotron 3 Nano (its model card).
-* ``<tool_call>[{...}, {...}]</tool_call>``: Falcon-H1 (tiiuae/Falcon-H1-Tiny-Multilingual-100M-Instruct, chat
-  template, which also writes each call back inside ``{"function": {...}}``).
+* ``<tool_call>{"name": ..., "arguments": {...}}</tool_call>``: Qwen3 (chat template of Qwen/Qwen3-8B), Granite 4
+  (llama.cpp, ``models/templates/ibm-granite-granite-4.0.jinja``).
+* ``<tool_call><function=name><parameter=key>value</parameter></function></tool_call>``: Qwen3.5 (the response template
+  of ``qwen3_5`` in transformers' ``cli/serving/utils.py``) and its like.
+* ``<tool_call>[{...}, {...}]</tool_call>``: Falcon-H1 (chat template of
+  tiiuae/Falcon-H1-Tiny-Multilingual-100M-Instruct, which also writes each call back inside ``{"function": {...}}``).
 * ``<|tool_call|>[{...}]`` up to the turn's end: Granite 3.0, and ``<tool_call>[{...}]`` Granite 3.1 (vLLM,
   ``tool_parsers/granite_tool_parser.py``).
-* ``<TOOLCALL>[{...}]</TOOLCALL>``: Nemotron Nano v2 (nvidia/NVIDIA-Nemotron-Nano-9B-v2, chat template).
-* ``[TOOL_CALLS] [{...}]`` up to the turn's end: Mistral 7B Instruct v0.3 (chat template).
-* ``{"name": ..., "parameters": {...}}`` as the whole turn: Llama 3.1 (its model card), for templates without a marker.
+* ``<TOOLCALL>[{...}]</TOOLCALL>``: Nemotron Nano v2 (llama.cpp, ``models/templates/NVIDIA-Nemotron-Nano-v2.jinja``).
+* ``[TOOL_CALLS] [{...}]`` up to the turn's end: Mistral (the marker alone was read: vLLM,
+  ``examples/tool_chat_template_mistral.jinja``).
+* ``{"name": ..., "parameters": {...}}`` as the whole turn, for templates without a marker: Llama 3.1 (vLLM,
+  ``examples/tool_chat_template_llama3.1_json.jinja``).
 """
 
 from __future__ import annotations
@@ -42,6 +44,16 @@ class CallReader:
     def __init__(self, template: str) -> None:
         self._markers = tuple(pair for pair in _MARKERS if pair[0] in template)
         self._bare = not self._markers and "tool_calls" in template
+
+    def before(self, text: str) -> str:
+        """The text before the first call, without an end that might yet begin one."""
+        if self._bare and (not text.strip() or text.lstrip()[0] in "{<"):
+            return ""
+        for opened, _ in self._markers:
+            text = text.partition(opened)[0]
+            least = next((n for n in range(min(len(text), len(opened) - 1), 0, -1) if opened.startswith(text[-n:])), 0)
+            text = text[: len(text) - least]
+        return text
 
     def read(self, text: str, tools: Sequence[ToolSchema] = ()) -> tuple[str, tuple[ToolCall, ...]]:
         """The text besides the calls, and the calls.

@@ -208,13 +208,22 @@ class TemplateChat:
 
     def parse(self, ids: Sequence[int]) -> Reply:
         """A generated turn, with or without its end token. A malformed call becomes text and a warning."""
-        text = decode_text(self.tokenizer, self._until_end(ids))
         if getattr(self.tokenizer, "response_template", None):
+            text = decode_text(self.tokenizer, self._until_end(ids))
             return by_response_template(self.tokenizer, text, self._prompt_text, self._tools)
+        return by_markers(self._calls, self._markers, self.text(ids), self._prompt_text, self._tools)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """All that a generated turn says, without what the template writes around it."""
         lead = self._assistant.before
         lead = lead.removeprefix(self._prompt_text) if lead.startswith(self._prompt_text) else ""
-        text = text.removeprefix(lead).removesuffix(self._trail)
-        return by_markers(self._calls, self._markers, text, self._prompt_text, self._tools)
+        return decode_text(self.tokenizer, self._until_end(ids)).removeprefix(lead).removesuffix(self._trail)
+
+    def shown(self, ids: Sequence[int]) -> str:
+        """The text of a turn that is still being written, as far as it is certain."""
+        _, text, closed = self._markers.split(self._prompt_text, self.text(ids))
+        certain = self._markers.before(self._calls.before(text)) if closed else ""
+        return certain.rstrip("\ufffd").rstrip()
 
     def _until_end(self, ids: Sequence[int]) -> list[int]:
         ids = list(ids)

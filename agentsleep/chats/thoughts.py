@@ -37,6 +37,11 @@ class Markers(NamedTuple):
         thought = before.lstrip().removeprefix(self.opened).strip() or None
         return Split(thought, after.lstrip(), bool(closed))
 
+    def before(self, text: str) -> str:
+        """The text, unless it might yet turn out to begin a thought."""
+        begun = text.lstrip()
+        return "" if begun and self.opened.startswith(begun) else text
+
     def behind(self, prompt: str, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int | None:
         """How many tokens reach to the end of the thought, which may lie inside the last of them; None for no
         thought."""

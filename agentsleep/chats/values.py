@@ -92,6 +92,13 @@ class ChatFormat(Protocol):
     def prompt(self) -> list[int]:
         """What the model continues with its answer."""
 
+    def text(self, ids: Sequence[int]) -> str:
+        """All that a generated turn says, calls and thoughts as they were written, without its end."""
+
+    def shown(self, ids: Sequence[int]) -> str:
+        """What is certain of the answer's text while a turn is still being written: no thought, no call, no half of a
+        character, nothing that could yet become one of them."""
+
     def parse(self, ids: Sequence[int]) -> Reply:
         """A generated turn, with or without its end token. A malformed call becomes text and a warning."""
 

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import agentsleep
 
 LOW_BYTES, NO_BYTES = 256 * 2**20, 2**20
-_NEEDED = (("torch", (2, 9), None), ("transformers", (5, 20), (6,)), ("sqlalchemy", (2, 0), None))
+_NEEDED = (("torch", (2, 9), None), ("transformers", (5, 21), (6,)), ("sqlalchemy", (2, 0), None))
 _REPAIR = "restore a backup, or save what is left into a new file with `sqlite3 OLD .recover | sqlite3 NEW`"
 
 

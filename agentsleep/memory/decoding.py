@@ -14,7 +14,7 @@ from agentsleep.memory.depth import Depth, consolidate
 from agentsleep.memory.sampling import Sampling
 from agentsleep.tokens import decode_text
 
-__all__ = ["Noted", "Reader", "Sampling", "Scratch", "Spelling", "feed", "write"]
+__all__ = ["Noted", "Reader", "Sampling", "Scratch", "feed", "write"]
 
 
 class Reader(Protocol):
@@ -141,28 +141,3 @@ class Stop:
         if self._whole:
             text = text.removeprefix(" ")  # which belongs to the format
         return any(stop in text for stop in self._strings)
-
-
-class Spelling:
-    """Turns the tokens of a turn into pieces of text that are never taken back; together they are the turn's text.
-
-    Half of a character waits for its other bytes. The space behind the turn's marker belongs to the format.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        self._tokenizer = tokenizer
-        self._waiting: list[int] = []
-        self._begun = False
-
-    def push(self, token: int) -> str:
-        """The text that a further token makes certain."""
-        self._waiting.append(token)
-        return "" if decode_text(self._tokenizer, self._waiting).endswith("\ufffd") else self.rest()
-
-    def rest(self) -> str:
-        """What still waits, half characters as U+FFFD."""
-        text = decode_text(self._tokenizer, self._waiting)
-        self._waiting = []
-        if not self._begun and text:
-            self._begun, text = True, text.removeprefix(" ")
-        return text

@@ -41,9 +41,16 @@ class Pins:
                 raise SettingsError(f"the tools' schemas are no JSON ({error}); give plain dicts and lists") from None
         return Pins(system=self.system if system is None else system or None, tools=schemas)
 
-    def data(self) -> dict[str, JSON]:
-        """What the log keeps of them."""
-        return {"pins": {"system": self.system, "tools": list(self.tools)}}
+    def data(self, settings: SleepSettings, ids: Sequence[int]) -> dict[str, JSON]:
+        """What the log keeps of them: also their tokens, since some templates write the day's date."""
+        pins: dict[str, JSON] = {"system": self.system, "tools": list(self.tools)}
+        return {"pins": pins, "rendered": {"pin": list(settings.pin), "ids": list(ids)}}
+
+    @staticmethod
+    def rendered(event: Event, settings: SleepSettings) -> list[int] | None:
+        """The tokens that an event of the log gives them; None where it has none for these settings."""
+        stored = cast("dict[str, Any] | None", event.data.get("rendered"))
+        return stored["ids"] if stored and stored["pin"] == list(settings.pin) else None
 
     def render(self, chat: ChatFormat, settings: SleepSettings) -> list[int]:
         """Their tokens, as far as the model was trained to have them pinned.

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
-from agentsleep import tokens
 from agentsleep.chat import ChatFormat
-from agentsleep.memory.decoding import Sampling, Spelling
 from agentsleep.memory.desk import Desk
+from agentsleep.memory.sampling import Sampling
 from agentsleep.memory.turn import Turn
 from agentsleep.memory.values import Answer
 
@@ -27,9 +26,7 @@ class Stream(Iterator[str]):
         """The whole turn, once it is over."""
         self._desk, self._sampling = desk, sampling
         self._turn: Turn | None = None
-        self._end, self._call = chat.end, chat.tokenizer.convert_tokens_to_ids(tokens.CALL)
-        self._spelling = Spelling(chat.tokenizer)
-        self._is_call: bool | None = None  # its first token says so
+        self._chat, self._shown = chat, ""
         self._done = False
 
     def __next__(self) -> str:
@@ -50,10 +47,15 @@ class Stream(Iterator[str]):
         if token is None:
             self._done = True
             self.answer = self._turn.answer
-            return self.answer.text if self._is_call else self._spelling.rest()
-        if self._is_call is None:
-            self._is_call = token == self._call
-        return "" if self._is_call or token == self._end else self._spelling.push(token)
+            return self._piece(self.answer.text)
+        return self._piece(self._chat.shown(self._turn.written))
+
+    def _piece(self, text: str) -> str:
+        """What the text so far adds to what was shown of it, which is never taken back."""
+        if not text.startswith(self._shown):
+            return ""
+        piece, self._shown = text[len(self._shown) :], text
+        return piece
 
     def close(self) -> None:
         """Ends the turn here. What was written of it stays in the session, marked as cut."""

@@ -20,7 +20,6 @@ from agentsleep.memory.shared import Shared
 from agentsleep.memory.values import Answer
 from agentsleep.policy import Passes
 from agentsleep.state import FastWeights
-from agentsleep.tokens import decode_text
 
 
 class OpenWindow:
@@ -52,9 +51,12 @@ class OpenWindow:
         self._start: int = mark["stop"]  # tokens of the log before this window
         events = self._archive.events(session_id, mark["next_seq"])
         self._pins_seq: int | None = max((e.seq for e in events if "pins" in e.data), default=mark["pins_seq"])
-        self.pins = Pins() if self._pins_seq is None else Pins.of(self._event(self._pins_seq))
+        pinned = None if self._pins_seq is None else self._event(self._pins_seq)
+        self.pins = Pins.of(pinned) if pinned else Pins()
         self._chat = shared.chat.with_tools(self.pins.tools)
-        self.pinned = self.pins.render(self._chat, self._backend.settings)
+        settings = self._backend.settings
+        stored = Pins.rendered(pinned, settings) if pinned else None
+        self.pinned = self.pins.render(self._chat, settings) if stored is None else stored
         self._heard = [event for event in events if event.token_ids]  # whose last token is not yet slept on
         self._enter(state, [event.token_ids[max(0, self._start - event.position) :] for event in self._heard])
         if mark.get("open_turn") and not self._heard:
@@ -141,7 +143,9 @@ class OpenWindow:
 
     def pin(self, pins: Pins) -> None:
         """Logs other pins. They hold from the next OpenWindow on, which re-reads this window under its new head."""
-        self._append(NewEvent(kind="tokens", role="system", text=pins.system, data=pins.data()))
+        settings = self._backend.settings
+        data = pins.data(settings, pins.render(self._chat.with_tools(pins.tools), settings))
+        self._append(NewEvent(kind="tokens", role="system", text=pins.system, data=data))
 
     def aside(self) -> Scratch:
         """A fork in memory."""
@@ -169,7 +173,7 @@ class OpenWindow:
         if not self._pending and not self._turn_logged:
             return
         finished = bool(written) and written[-1] == end
-        text = decode_text(self._chat.tokenizer, written[: len(written) - finished]).removeprefix(" ")
+        text = self._chat.text(written)
         data: dict[str, JSON] = {"generated": True, **({} if finished else {"cut": True})}
         tail = [*(() if finished else (end,)), *close]
         ids = [*self._pending, *tail]

@@ -11,13 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentsleep.archive import Archive
-from agentsleep.chat import ToolCall
+from agentsleep.chat import Chat, ToolCall
 from agentsleep.errors import ArchiveFull, SessionBusy, SessionClosed
 from agentsleep.memory import Session, SleepMemory
-from agentsleep.memory.decoding import Spelling
 from agentsleep.policy import SleepPolicy
 from agentsleep.tasks import rota
-from agentsleep.tokens import decode_text
 from tests.memory.conftest import Open
 from tests.memory.helpers import FACT, Trace, assert_whole, calls, fill, kinds, rig, says
 
@@ -27,14 +25,14 @@ SPOKEN = rota.tokenizer()
 
 @given(st.lists(st.integers(0, len(SPOKEN) - 1), max_size=40))
 def test_pieces_add_up_to_the_text_and_are_never_taken_back(ids: list[int]) -> None:
-    spelling, shown = Spelling(SPOKEN), ""
-    for i, token in enumerate(ids):
-        piece = spelling.push(token)
-        shown += piece
-        assert not piece.endswith("\ufffd")
-        assert decode_text(SPOKEN, ids[: i + 1]).removeprefix(" ").startswith(shown)
-    assert shown + spelling.rest() == decode_text(SPOKEN, ids).removeprefix(" ")
-    assert spelling.rest() == ""
+    chat, shown = Chat(SPOKEN), ""
+    for i in range(len(ids)):
+        now = chat.shown(ids[: i + 1])
+        assert now.startswith(shown)
+        assert not now.endswith("\ufffd")
+        shown = now
+    reply = chat.parse(ids)
+    assert shown == "" if reply.call or reply.warning else reply.text.startswith(shown)
 
 
 @pytest.mark.parametrize("text", ["日本 🌙 é", "alice \ufffd", "  two blanks", "plain bob ."])
