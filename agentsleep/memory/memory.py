@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 
 from agentsleep.archive import Archive, Scope, SessionRecord, Snapshot, default_archive
 from agentsleep.backends import load_backend
-from agentsleep.chat import chat_of
+from agentsleep.chat import Chat, ChatFormat, chat_of
 from agentsleep.errors import CheckpointDamaged, FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
 from agentsleep.memory.depth import questions
 from agentsleep.memory.session import Session
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.toolbox import Tool, Toolbox
+from agentsleep.models.nap import NapConfig
 from agentsleep.policy import SleepPolicy
 
 Tools: TypeAlias = "Sequence[Tool | Callable[..., Any]] | Toolbox"
@@ -53,7 +54,8 @@ class SleepMemory:
     ) -> None:
         self.backend = load_backend(model, settings=settings, device=device, dtype=dtype)
         try:
-            self.chat = chat_of(self.backend.tokenizer)
+            ours = self.backend.config.model_type == NapConfig.model_type  # trained in our own format, and no other
+            self.chat: ChatFormat = (Chat if ours else chat_of)(self.backend.tokenizer)
         except InputError as error:
             raise CheckpointDamaged(f"the model {model or 'that is shipped'} cannot speak: {error}") from error
         self.policy = policy or SleepPolicy()
