@@ -49,20 +49,23 @@ class Agent:
         self._running = threading.Lock()
         session.pin(tools=self.toolbox.schemas)
 
-    def run(self, text: str) -> Answer:
+    def run(self, text: str, **options: Any) -> Answer:
         """One turn of the user, up to the model's answer in words.
+
+        Args:
+            options: of :meth:`Session.generate`, such as ``max_new_tokens``, for each of the model's answers.
 
         Raises:
             ToolError: with ``on_tool_error="raise"``, or after ``max_steps`` calls without an answer in words.
         """
         with self._running:
-            answer = self.session.ask(text)
+            answer = self.session.ask(text, **options)
             for _ in range(self.max_steps):
                 if answer.call is None:
                     return answer
                 for call in answer.calls:
                     self._call(call)
-                answer = self.session.generate()
+                answer = self.session.generate(**options)
             if answer.call is None:
                 return answer
             error = ToolFailed(f"the model still calls tools after {self.max_steps} calls in one turn; raise max_steps")
