@@ -23,8 +23,8 @@ class FastWeights(Mapping[str, Tensor]):
     ``layers.<i>.recurrent`` is S of layer i, ``[B, H, K, V]`` in fp32; ``layers.<i>.conv`` is the tail of its causal
     convolution, ``[B, D, W - 1]``. A missing name reads as zeros, so ``FastWeights()`` is the empty memory.
     Where eviction is sliding, attention layer i leaves its last L - 1 ``keys`` and ``values`` ``[B, H, L-1, hd]``, not
-    rotated yet, and which of them were ``seen``, ``[B, L - 1]`` bool; a stock model leaves keys as its cache holds them,
-    and the ``window.position`` of the next token.
+    rotated yet, and which of them were ``seen``, ``[B, L - 1]`` bool; a stock model leaves keys as its cache holds
+    them, and the ``window.position`` of the next token.
     The set is immutable, and no method changes a tensor in place.
     """
 

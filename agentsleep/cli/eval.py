@@ -56,7 +56,7 @@ def _eval_raw(
     from agentsleep.cli.tables import accuracy_table
     from agentsleep.evals.raw import evaluate_task
     from agentsleep.training.config import config_from
-    from agentsleep.training.runs import final_difficulty, find_model, load_model, make_task
+    from agentsleep.training.runs import final_difficulty, find_model, load_subject, make_task
 
     use_threads(threads)
     quiet_transformers()
@@ -67,7 +67,7 @@ def _eval_raw(
         )
     config = config_from(record["config"])
     task = make_task(task_name, config.task)
-    loaded = load_model(directory)
+    loaded = load_subject(directory)
     with bar(console(), f"{task_name}: questions") as progress:
         measured = evaluate_task(
             loaded,

@@ -33,13 +33,33 @@ def train(
         str | None, typer.Option(help="A TOML file, or the name of a preset such as depo-n1; by default TASK's preset.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that is in the folder.")] = False,
-    init: Annotated[Path | None, typer.Option(help="Start from the weights of this model folder.")] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights of this model folder: one of ours, a hybrid of transformers, or a model with "
+            "attention alone, which is then given layers with fast weights."
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="For 'transcripts': conversations to learn from, a JSONL file of messages.")
+    ] = None,
+    window: Annotated[int | None, typer.Option(help="For 'transcripts': tokens that a window holds.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the weights and the episodes.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after so many steps in all.")] = None,
     minutes: Annotated[float | None, typer.Option(help="End after so many minutes of CPU time in all.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads that torch uses.")] = None,
     muon_lr: Annotated[float | None, typer.Option(help="Learning rate of the blocks' matrices.")] = None,
     adamw_lr: Annotated[float | None, typer.Option(help="Learning rate of all else.")] = None,
+    lora: Annotated[int | None, typer.Option(help="Train adapters of this rank in place of the projections.")] = None,
+    fast_first: Annotated[
+        int | None, typer.Option(help="Train only the layers with fast weights for so many steps, then all.")
+    ] = None,
+    truncate: Annotated[
+        int | None, typer.Option(help="Let gradients flow back through so many windows; 0: all.")
+    ] = None,
+    recompute: Annotated[
+        bool | None, typer.Option("--recompute", help="Compute every pass twice rather than keep its activations.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a model through sleep.
@@ -50,7 +70,8 @@ def train(
     Ctrl-C leaves a checkpoint from which --resume goes on.
     """
     from agentsleep.training.loop import Trainer
-    from agentsleep.training.runs import check, make_task, note_command
+    from agentsleep.training.retrofit import copy_tokenizer
+    from agentsleep.training.runs import MODEL, check, make_task, note_command
 
     quiet_transformers()
     overrides = {
@@ -60,18 +81,30 @@ def train(
         "threads": threads,
         "muon_lr": muon_lr,
         "adamw_lr": adamw_lr,
+        "lora": lora,
+        "fast_first": fast_first,
+        "truncate": truncate,
+        "recompute": recompute,
     }
     _check_folder(task, out, resume=resume, init=init)
     settings = _settings(task, out, config, resume, overrides)
+    if task == "transcripts":
+        settings = _transcripts(settings, data, init, window, resume=resume)
+    elif data is not None or window is not None:
+        raise SettingsError(f"--data and --window belong to 'transcripts', not to {task}; its config sets its window")
     made = make_task(task, settings.task)
-    check(made, settings)
     if init is not None:
         settings = _like(init, made, settings)
+    check(made, settings)
     trainer = Trainer(made, settings, out, init=init)
+    for remark in trainer.subject.remarks:
+        console().print(remark, markup=False, soft_wrap=True)
     if resume:
         trainer.resume()
     invocation: Invocation = context.obj
     note_command(out, task, settings, invocation.command)
+    if init is not None:
+        copy_tokenizer(init, out / MODEL)
     try:
         _run(trainer, console())
         record = _finish(trainer, console())
@@ -109,13 +142,12 @@ def _check_folder(task: str, out: Path, *, resume: bool, init: Path | None) -> N
 
 def _settings(task: str, out: Path, config: str | None, resume: bool, overrides: dict[str, Any]) -> TrainConfig:
     """From --config; else, on --resume, those that the run was started with; else from the task's preset."""
-    from agentsleep.tasks import TASKS
     from agentsleep.training.config import config_from, load_config
     from agentsleep.training.presets import preset, preset_names
     from agentsleep.training.runs import saved_run
 
-    if task not in TASKS:
-        raise SettingsError(f"no task {task!r}; there are {', '.join(sorted(TASKS))}")
+    if task not in task_names():
+        raise SettingsError(f"no task {task!r}; there are {', '.join(task_names())}")
     given = {name: value for name, value in overrides.items() if value is not None}
     run = saved_run(out) if resume else None
     if run is not None and given.get("seed", run["config"]["seed"]) != run["config"]["seed"]:
@@ -135,10 +167,35 @@ def _settings(task: str, out: Path, config: str | None, resume: bool, overrides:
     return load_config(config, **given)
 
 
+def _transcripts(
+    settings: TrainConfig, data: Path | None, init: Path | None, window: int | None, *, resume: bool
+) -> TrainConfig:
+    """The settings with the conversations, and with the tokenizer of the model that learns from them."""
+    found = {
+        "path": None if data is None else str(data.absolute()),
+        "tokenizer": None if init is None else str(init.absolute()),
+        "window": window,
+    }
+    task = {**settings.task, **{name: value for name, value in found.items() if value is not None}}
+    if not resume and (lacking := [f"--{o}" for o, n in (("data", "path"), ("init", "tokenizer")) if n not in task]):
+        raise SettingsError(
+            f"transcripts want {' and '.join(lacking)}: "
+            "agentsleep train transcripts --data FILE.jsonl --init MODEL --out RUN"
+        )
+    model = {**settings.model, "sleep_window": task["window"]} if "window" in task else settings.model
+    return replace(settings, task=task, model=model)
+
+
 def _like(init: Path, task: Task, settings: TrainConfig) -> TrainConfig:
-    """The settings with the architecture of the model that the run starts from."""
+    """The settings with the architecture of the model that the run starts from. A model of transformers sleeps as the
+    settings say, where they do."""
+    from agentsleep.models.nap import NapConfig
+    from agentsleep.training.retrofit import architecture_at, family_of
     from agentsleep.training.runs import load_model, settings_of
 
+    if family_of(init) != NapConfig.model_type:
+        sleep = {name: value for name, value in settings.model.items() if name.startswith("sleep_")}
+        return replace(settings, model=architecture_at(init, sleep))
     model = load_model(init)
     if model.config.vocab_size != task.vocab_size:
         raise SettingsError(
@@ -189,7 +246,7 @@ def _finish(trainer: Trainer, remarks: Console) -> dict[str, Any]:
     visits = [visit for visit in trainer.config.visits if visit.weight > 0]
     with bar(remarks, "evaluation") as progress:
         evaluation = evaluate_task(
-            trainer.model,
+            trainer.subject.reader,
             trainer.task,
             difficulty=final_difficulty(trainer.config),
             passes=sorted({visit.passes for visit in visits}),

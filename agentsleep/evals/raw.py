@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from agentsleep.errors import SettingsError
 from agentsleep.evals.intervals import wilson
-from agentsleep.models.nap import NapForCausalLM
 from agentsleep.sleep import check_depth
 from agentsleep.tasks.base import Batch, Difficulty, Task
-from agentsleep.training.episode import read_batch
+from agentsleep.training.episode import LanguageModel, read_batch
 
 EPISODES = 32  # a batch: small enough for any machine
 FRESH = 0x6672657368  # told apart by this, an evaluation never draws the episodes of a training run of the same seed
@@ -23,8 +22,23 @@ PATIENCE = 100  # batches without one question of some depth
 Tally = dict[int, list[int]]  # depth to [right, asked]
 
 
+class Evaluated(LanguageModel, Protocol):
+    """A language model that lies somewhere and can be put into training mode, as a module of torch can."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+
+    @property
+    def training(self) -> bool:
+        """Whether it is in training mode."""
+
+    def train(self, mode: bool = True) -> object:
+        """Puts it into training mode, or out of it."""
+
+
 def evaluate_task(
-    model: NapForCausalLM,
+    model: Evaluated,
     task: Task,
     *,
     difficulty: Difficulty,

@@ -19,7 +19,8 @@ def depth(subject: Subject, settings: Settings) -> list[Row]:
     """Accuracy by depth of question.
 
     settings: ``windows`` (numbers of), ``forms``, ``questions`` (at least, of each depth), ``depth`` (the deepest, of
-    those that the task asks), ``task`` (changes of the task's settings); ``passes`` and ``rounds`` in place of the arm's.
+    those that the task asks), ``task`` (changes of the task's settings); ``passes`` and ``rounds`` in place of those of
+    the arm.
     """
     rows = []
     eviction = subject.config.eviction

@@ -99,30 +99,31 @@ class Transcripts:
         return 0.0
 
     def batch(self, rng: np.random.Generator, size: int, difficulty: Difficulty) -> Batch:
-        """``size`` spans of ``difficulty.windows`` windows each; in the last one the assistant speaks.
+        """``size`` spans of at most ``difficulty.windows`` windows each, fewer where no conversation is so long; in the
+        last one the assistant speaks.
 
         Raises:
-            SettingsError: another form or depth, or no conversation that is long enough.
+            SettingsError: another form or depth.
         """
         if difficulty.form not in FORMS:
             raise SettingsError(f"transcripts have no form {difficulty.form!r}; they have {', '.join(FORMS)}")
         if difficulty.depth != 1:
             raise SettingsError(f"depth {difficulty.depth}: what an assistant said has no depth but 1")
-        length = round(self.window * (SHORTEST + (1 - SHORTEST) * int(rng.integers(0, 9)) / 8))
-        choice = self._choice(difficulty.form, length, difficulty.windows)
-        if not choice:
-            raise SettingsError(
-                f"no conversation has an assistant's turn behind {difficulty.windows - 1} windows of {length} tokens; "
-                f"use fewer windows, or a window below {self.window}"
-            )
-        rows: list[list[Row]] = [[] for _ in range(difficulty.windows)]
+        eighths = int(rng.integers(0, 9))
+        windows, length, choice = next(
+            (count, length, choice)
+            for count in range(difficulty.windows, 0, -1)
+            for length in (round(self.window * (SHORTEST + (1 - SHORTEST) * n / 8)) for n in range(eighths, -1, -1))
+            if (choice := self._choice(difficulty.form, length, count))
+        )
+        rows: list[list[Row]] = [[] for _ in range(windows)]
         for index in rng.integers(0, len(choice), size):
             one, ends = choice[int(index)]
             last = int(rng.choice(ends))
-            for i in range(difficulty.windows):
-                rows[i].append(_window(one, length, last - difficulty.windows + 1 + i))
-        windows = [stack(part) for part in rows]
-        return Batch(context=windows[:-1], questions=windows[-1:])
+            for i in range(windows):
+                rows[i].append(_window(one, length, last - windows + 1 + i))
+        made = [stack(part) for part in rows]
+        return Batch(context=made[:-1], questions=made[-1:])
 
     @cached_property
     def _choices(self) -> dict[tuple[str, int, int], list[tuple[Transcript, list[int]]]]:

@@ -13,6 +13,8 @@ from agentsleep.errors import SettingsError
 from agentsleep.sleep import check_depth
 from agentsleep.training.episode import check_eviction
 
+GRAFT = ("after", "heads", "key_dim", "value_dim", "largest_share")  # what a run may say of inserted layers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Visits:
@@ -69,11 +71,17 @@ class Stage:
 class TrainConfig:
     """All that a run depends on.
 
-    model: fields of NapConfig.  task: fields of the task.  visits: sleep depths, one drawn a batch.
+    model: fields of NapConfig; with ``model_type`` those of another family of transformers, and ``sleep_*``.
+    task: fields of the task.  visits: sleep depths, one drawn a batch.
     judge: (passes, rounds) whose answers the curriculum listens to.  mastered: accuracy that counts as mastered, over
     the last ``memory`` questions of that depth.  The run ends at ``max_steps`` or ``max_minutes`` of CPU time,
-    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.  eviction, recompute,
-    trace: as for :func:`agentsleep.training.episode.read_batch`.  device: as torch names it.  bf16: autocast.
+    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.
+    eviction, recompute, trace: as for :func:`agentsleep.training.episode.read_batch`.
+    device: as torch names it, or ``accelerate``, which asks that library.  bf16: autocast.
+    graft: how fast-weight layers are inserted into a model that has none, as for :func:`agentsleep.models.graft.graft`.
+    lora: rank of adapters, which are then trained in place of the blocks' projections; 0 for none.
+    fast_first: steps at the start in which only the layers with fast weights are trained, with hard eviction.
+    truncate: windows that a gradient flows back through; 0 for all.
     """
 
     model: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +107,10 @@ class TrainConfig:
     threads: int = 1
     checkpoint_minutes: float = 3.0
     bf16: bool = False
+    graft: Mapping[str, Any] | None = None
+    lora: int = 0
+    fast_first: int = 0
+    truncate: int = 0
 
     def __post_init__(self) -> None:
         for name in ("batch", "max_steps", "threads", "memory"):
@@ -107,6 +119,11 @@ class TrainConfig:
         for name in ("muon_lr", "adamw_lr", "clip", "max_minutes", "checkpoint_minutes"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("lora", "fast_first", "truncate"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if unknown := sorted(set(self.graft or {}) - set(GRAFT)):
+            raise SettingsError(f"graft has no setting {', '.join(unknown)}; it has {', '.join(GRAFT)}")
         if not 0 <= self.trace < float("inf"):
             raise SettingsError(f"trace is {self.trace}; it is a weight, at least 0")
         if not 0 <= self.decay <= 1:

@@ -16,11 +16,15 @@ import torch
 from torch import nn
 
 from agentsleep.errors import CheckpointDamaged, SettingsError
-from agentsleep.models.nap import NapConfig, NapForCausalLM
 from agentsleep.tasks.base import Task
 from agentsleep.training.config import TrainConfig
 from agentsleep.training.curriculum import Curriculum
-from agentsleep.training.episode import read_batch
+from agentsleep.training.episode import Recomputed, read_batch
+from agentsleep.training.hardware import hardware
+from agentsleep.training.lora import merge_adapters
+from agentsleep.training.optimisers import optimisers
+from agentsleep.training.retrofit import make_subject
+from agentsleep.training.subjects import Truncated
 
 CHECKPOINT, HISTORY, RECORD = "checkpoint.pt", "history.jsonl", "record.json"
 PARTS = ("config", "model", "optimisers", "curriculum", "rng", "step", "seconds", "tokens")  # of a checkpoint
@@ -39,40 +43,19 @@ class Progress:
     accuracy: dict[str, dict[int, float]]
 
 
-def optimisers(model: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, AdamW for embeddings, head, norms, gates and convolutions."""
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        inside = parameter.ndim == 2 and name.startswith("layers.") and not name.endswith("conv_weight")
-        (matrices if inside else rest).append(parameter)
-    return [
-        torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=config.adamw_lr, weight_decay=0.0, betas=(0.9, 0.95)),
-    ]
-
-
 class Trainer:
     """A run in a folder: it can be cut off at any moment and goes on from its last checkpoint."""
 
     def __init__(self, task: Task, config: TrainConfig, out: Path, *, init: Path | None = None) -> None:
         self.task, self.config, self.out = task, config, out
-        if unknown := [name for name in config.model if not hasattr(NapConfig(), name)]:
-            raise SettingsError(f"the model has no settings {unknown}; there are {sorted(NapConfig().to_dict())}")
-        try:
-            torch.empty(0, device=config.device)
-        except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that is not there
-            raise SettingsError(
-                f"device {config.device!r} cannot be used ({error}); set another, such as cpu"
-            ) from error
+        self.hardware = hardware(config)
         torch.manual_seed(config.seed)
-        if init is not None:
-            self.model = NapForCausalLM.from_pretrained(init)
-        else:
-            settings = {"sleep_window": task.window} | dict(config.model) | {"vocab_size": task.vocab_size}
-            self.model = NapForCausalLM(NapConfig(**settings))
-        nn.Module.to(self.model, config.device)
+        self.subject = make_subject(task, config, init)
+        self.model = self.subject.model
+        nn.Module.to(self.model, self.hardware.device)
         self.optimisers = optimisers(self.model, config)
+        self._later = self._after_the_fast()
+        self._early: bool | None = None  # whether these are held back; None: not settled yet
         self.curriculum = Curriculum(config)
         self.rng = np.random.default_rng(config.seed)
         self.step, self.seconds, self.tokens = 0, 0.0, 0
@@ -102,22 +85,35 @@ class Trainer:
             self.save()
         self.export()
 
+    def _after_the_fast(self) -> list[nn.Parameter]:
+        """The parameters that wait until the fast-weight layers have been trained."""
+        if not self.config.fast_first:
+            return []
+        fast = {id(parameter) for parameter in self.subject.fast_parameters()}
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        if not any(id(parameter) in fast for parameter in trained):
+            raise SettingsError("fast_first: nothing in the layers with fast weights is trained; set it to 0")
+        return [parameter for parameter in trained if id(parameter) not in fast]
+
     def _train_step(self) -> None:
         began = self._clock()
+        self._choose_trained()
         choices = self.config.visits_of(self.curriculum.stage)
         weights = np.array([v.weight for v in choices])
         visits = choices[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
         difficulty = self.curriculum.difficulty(self.rng)
         batch = self.task.batch(self.rng, self.curriculum.batch(difficulty.form), difficulty)
-        device = self.config.device
-        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=self.config.bf16):
+        reader, recompute = self.subject.reader, self.config.recompute
+        if self.config.truncate:  # outside: what is computed again must be cut where it was cut before
+            reader, recompute = Truncated(Recomputed(reader) if recompute else reader, self.config.truncate), False
+        with self.hardware.autocast():
             outcome = read_batch(
-                self.model,
-                batch.to(device),
+                reader,
+                batch.to(self.hardware.device),
                 passes=visits.passes,
                 rounds=visits.rounds,
                 eviction=self.config.eviction,
-                recompute=self.config.recompute,
+                recompute=recompute,
                 trace=self.config.trace,
             )
         for optimiser in self.optimisers:
@@ -126,9 +122,10 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         self.step += 1
         scale = self._schedule()
-        rates = (self.config.muon_lr, self.config.adamw_lr)
         if bool(torch.isfinite(norm)):  # a step that blew up is skipped, not learned from
-            for optimiser, rate in zip(self.optimisers, rates, strict=True):
+            for optimiser in self.optimisers:
+                muon = isinstance(optimiser, torch.optim.Muon)
+                rate = self.config.muon_lr if muon else self.config.adamw_lr
                 for group in optimiser.param_groups:
                     group["lr"] = rate * scale
                 optimiser.step()
@@ -143,9 +140,18 @@ class Trainer:
         self.tokens += batch.tokens(visits.passes, visits.rounds)
         self.curriculum.heard(difficulty.form, (visits.passes, visits.rounds), hits)
 
+    def _choose_trained(self) -> None:
+        """Holds back what is trained later, and lets go of it when its time has come."""
+        early = self.step < self.config.fast_first
+        if early != self._early:
+            self._early = early
+            for parameter in self._later:
+                parameter.requires_grad_(not early)
+            self.subject.evict_hard(early)
+
     def _clock(self) -> float:
         """Seconds of CPU time; on an accelerator those of the wall, since its work is no CPU time."""
-        return time.process_time() if self.config.device == "cpu" else time.monotonic()
+        return time.process_time() if self.hardware.device == "cpu" else time.monotonic()
 
     def _schedule(self) -> float:
         warm = min(1.0, self.step / max(1, self.config.warmup))
@@ -201,12 +207,13 @@ class Trainer:
         if not path.exists():
             raise SettingsError(f"nothing to resume: no {path}; start without --resume")
         try:
-            saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.config.device)
+            saved: dict[str, Any] = torch.load(path, weights_only=True, map_location=self.hardware.device)
             if missing := [part for part in PARTS if part not in saved]:
                 raise ValueError(f"it lacks {', '.join(missing)}")
             before = json.loads(saved["config"])
             now = json.loads(self._config())  # as JSON too: there a tuple is a list
-            other = any(before[part] != now[part] for part in ("model", "task"))
+            before = {"graft": None, "lora": 0} | before  # older checkpoints do not say so
+            other = any(before[part] != now[part] for part in ("model", "task", "graft", "lora"))
         except Exception as error:  # torch raises many kinds for a damaged file
             raise _damaged(path, error) from error
         if other:
@@ -225,6 +232,7 @@ class Trainer:
 
     def export(self) -> None:
         """Writes the model as a checkpoint directory of transformers, with its training record."""
+        merge_adapters(self.model)
         self.model.save_pretrained(self.out / "model")
         record = {
             "task": self.task.name,

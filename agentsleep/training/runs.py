@@ -14,18 +14,22 @@ import dataclasses
 import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from agentsleep.backends.settings import SleepSettings
 from agentsleep.errors import CheckpointDamaged, CheckpointMissing, SettingsError
 from agentsleep.models.nap import NapConfig, NapForCausalLM
-from agentsleep.tasks import TASKS, Difficulty, Task
+from agentsleep.tasks import TASKS, Difficulty, Task, Transcripts
 from agentsleep.training.config import TrainConfig
+from agentsleep.training.fresh import settings_of_family
 from agentsleep.training.loop import CHECKPOINT, RECORD
+from agentsleep.training.retrofit import family_of, is_retrofit, load_retrofit
+from agentsleep.training.subjects import StockSubject
 
 MODEL, RUN, CURVES = "model", "run.json", "curves.png"
 
@@ -36,13 +40,14 @@ def make_task(name: str, settings: Mapping[str, Any]) -> Task:
     Raises:
         SettingsError: no such task, or settings that do not fit it.
     """
-    if name not in TASKS:
-        raise SettingsError(f"no task {name!r}; there are {', '.join(sorted(TASKS))}")
-    known = [field for field in inspect.signature(TASKS[name]).parameters if field != "name"]
+    tasks: dict[str, Callable[..., Task]] = {**TASKS, "transcripts": Transcripts}
+    if name not in tasks:
+        raise SettingsError(f"no task {name!r}; there are {', '.join(sorted(tasks))}")
+    known = [field for field in inspect.signature(tasks[name]).parameters if field != "name"]
     if unknown := sorted(set(settings) - set(known)):
         raise SettingsError(f"task {name} has no setting {', '.join(unknown)}; it has {', '.join(known)}")
     try:
-        return TASKS[name](**settings)
+        return tasks[name](**settings)
     except TypeError as error:
         raise SettingsError(f"a setting of task {name} has the wrong form: {error}") from error
 
@@ -53,16 +58,7 @@ def check(task: Task, config: TrainConfig) -> None:
     Raises:
         SettingsError: one of them does not work.
     """
-    known = {name for name in inspect.signature(NapConfig.__init__).parameters if name not in ("self", "kwargs")}
-    known.add("tie_word_embeddings")
-    if unknown := sorted(set(config.model) - known):
-        raise SettingsError(f"the model has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    try:
-        NapConfig(**config.model)
-    except SettingsError:
-        raise
-    except Exception as error:  # the base class has checks, and kinds of errors, of its own
-        raise SettingsError(f"a setting of the model has the wrong form: {error}") from error
+    _check_model(task, config)
     for number, stage in enumerate(config.curriculum):
         if stage.start_depth > stage.end_depth:
             raise SettingsError(
@@ -71,6 +67,22 @@ def check(task: Task, config: TrainConfig) -> None:
         for windows in stage.windows:
             for depth in (stage.start_depth, stage.end_depth):
                 task.batch(np.random.default_rng(0), 1, Difficulty(windows=windows, depth=depth, form=stage.form))
+
+
+def _check_model(task: Task, config: TrainConfig) -> None:
+    if is_retrofit(config):
+        SleepSettings.of(settings_of_family({"sleep_window": task.window, **config.model}))
+        return
+    known = {name for name in inspect.signature(NapConfig.__init__).parameters if name not in ("self", "kwargs")}
+    known |= {"tie_word_embeddings", "model_type"}
+    if unknown := sorted(set(config.model) - known):
+        raise SettingsError(f"the model has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    try:
+        NapConfig(**{name: value for name, value in config.model.items() if name != "model_type"})
+    except SettingsError:
+        raise
+    except Exception as error:  # the base class has checks, and kinds of errors, of its own
+        raise SettingsError(f"a setting of the model has the wrong form: {error}") from error
 
 
 def final_difficulty(config: TrainConfig) -> Difficulty:
@@ -169,6 +181,15 @@ def load_model(directory: Path) -> NapForCausalLM:
         raise CheckpointDamaged(f"the model at {directory} lacks {len(missing)} weights, such as {missing[0]}")
     model.train(False)
     return model
+
+
+def load_subject(directory: Path) -> NapForCausalLM | StockSubject:
+    """A trained model of any family as evaluations read it, in evaluation mode.
+
+    Raises:
+        CheckpointMissing, CheckpointDamaged: no checkpoint there, or one that cannot be read.
+    """
+    return load_model(directory) if family_of(directory) == NapConfig.model_type else load_retrofit(directory)
 
 
 def settings_of(model: NapForCausalLM) -> dict[str, Any]:

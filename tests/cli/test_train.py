@@ -150,7 +150,7 @@ def test_mistakes_are_found_before_a_folder_is_made(cli, tmp_path, arguments, na
 
 def test_the_help_names_every_task(cli) -> None:
     words = " ".join(cli("train", "--help").stdout.replace("│", " ").split())
-    assert f"One of {', '.join(sorted(TASKS))}." in words
+    assert f"One of {', '.join(sorted([*TASKS, 'transcripts']))}." in words
 
 
 def test_an_out_that_is_a_file(cli, micro) -> None:
@@ -182,6 +182,81 @@ def test_init_starts_from_other_weights_and_their_architecture(cli, finished, tm
 def test_init_from_a_model_of_another_vocabulary(cli, finished, tmp_path) -> None:
     complaint = cli.complaint("train", "rule110", "--init", finished / "model", "--out", tmp_path / "run")
     assert "has 6 tokens, rule110 as set has 35" in complaint
+
+
+STOCK = """
+visits = [{{ passes = 2 }}]
+judge = [2, 1]
+curriculum = [{{ end_depth = 2 }}]
+batch = 4
+{options}
+[task]
+nodes = 4
+max_depth = 2
+symbols = 4
+[graft]
+heads = 1
+key_dim = 2
+value_dim = 2
+[model]
+model_type = "llama"
+hidden_size = 16
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 2
+sleep_passes = 2
+"""
+
+
+@pytest.fixture
+def stock(tmp_path) -> Path:
+    path = tmp_path / "stock.toml"
+    path.write_text(STOCK.format(options=""))
+    return path
+
+
+def test_a_model_of_transformers_is_given_fast_weights_and_goes_on(cli, stock, tmp_path) -> None:
+    """From random weights, through a second run from its folder, to --resume."""
+    from transformers import AutoModelForCausalLM
+
+    from agentsleep.models.graft import GraftForCausalLM
+
+    result = cli("train", "depo", "--config", stock, "--steps", 1, "--json", "--out", tmp_path / "one")
+    assert "llama has no fast weights: gated delta layers were inserted after block 1" in result.stderr
+    record = json.loads(result.stdout)
+    assert [row["passes"] for row in record["evaluation"]["results"]] == [2, 2]
+    assert {row["name"] for row in record["evaluation"]["baselines"]} >= {"chance", "state-reset"}
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "one/model")
+    assert isinstance(model, GraftForCausalLM)
+    assert (model.config.sleep_window, model.config.sleep_passes) == (8, 2)
+    plain = tmp_path / "plain.toml"
+    plain.write_text(STOCK.format(options="").partition("[graft]")[0])
+    out = tmp_path / "two"
+    cli("train", "depo", "--config", plain, "--init", tmp_path / "one/model", "--fast-first", 1, "--truncate", 1,
+        "--recompute", "--steps", 2, "--out", out)  # fmt: skip
+    config = json.loads((out / "record.json").read_text())["config"]
+    assert (config["fast_first"], config["truncate"], config["recompute"]) == (1, 1, True)
+    assert config["model"]["model_type"] == "agentsleep_graft"
+    cli("train", "depo", "--resume", "--steps", 3, "--out", out)
+
+
+def test_init_from_a_stock_model_that_knows_too_few_tokens(cli, stock, tmp_path) -> None:
+    cli("train", "depo", "--config", stock, "--steps", 1, "--out", tmp_path / "one")
+    complaint = cli.complaint("train", "rule110", "--init", tmp_path / "one/model", "--out", tmp_path / "run")
+    assert "has 6 tokens, rule110 as set needs 35" in complaint
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [("lora = -1", "lora is -1"), ("fast_first = -1", "fast_first is -1"), ('device = "abacus"', "device 'abacus'")],
+)
+def test_options_of_a_retrofit_that_are_out_of_range(cli, tmp_path, options, named) -> None:
+    path = tmp_path / "stock.toml"
+    path.write_text(STOCK.format(options=options))
+    assert named in cli.complaint("train", "depo", "--config", path, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_rota_keeps_its_tokenizer_beside_the_model(cli, micro, tmp_path) -> None:

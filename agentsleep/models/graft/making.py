@@ -95,8 +95,7 @@ def _layer_size(hidden: int, heads: int, key_dim: int, value_dim: int) -> int:
 
 
 def _plain(config: PreTrainedConfig) -> dict[str, Any]:
-    """A config as a dict that JSON can hold."""
+    """A config as a dict that JSON can hold, without what is said once for the whole."""
     plain: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
-    for name in ("architectures", "transformers_version", "_name_or_path"):
-        plain.pop(name, None)
-    return plain
+    beside = ("architectures", "transformers_version", "_name_or_path")
+    return {name: value for name, value in plain.items() if name not in beside and not name.startswith("sleep_")}
