@@ -182,6 +182,33 @@ def ops(evidence: Path) -> str:
     return f"{grid(['rule', 'mode', 'B', 'T', 'tokens/s', 'ratio'], rows)}\n\n`{command}`{threads}.{against}"
 
 
+# ------------------------------------------------------------------------------------------------------ retrofit
+
+RETROFIT = {"qwen3_5": "Qwen3.5 in small, a stock hybrid", "llama": "Llama in small, with inserted layers"}
+
+
+def retrofit(evidence: Path) -> str:
+    """What models of other families learned of sleep, from their training records."""
+    rows = []
+    for name, what in RETROFIT.items():
+        made = load(evidence / f"retrofit-{name}.json")
+        if made is None:
+            return unmeasured(f"agentsleep train depo --config depo-retrofit-{name} --out RUN")
+        found = {row["depth"]: row for row in made["evaluation"]["results"]}
+        reset = {row["depth"]: row for row in made["evaluation"]["baselines"] if row["name"] == "state-reset"}
+        chance = next(row["accuracy"] for row in made["evaluation"]["baselines"] if row["name"] == "chance")
+        shown = [rate(found[depth]["accuracy"], found[depth]["interval"]) for depth in sorted(found)]
+        rows.append(
+            [what, *shown, rate(reset[max(reset)]["accuracy"]), rate(chance), f"{made['minutes']}", f"{made['seed']}"]
+        )
+    hops = [f"{depth} hop{'s' * (depth > 1)}" for depth in sorted(found)]
+    head = ["from random weights", *hops, "S reset", "chance", "core-minutes", "seed"]
+    return (
+        f"{grid(head, rows)}\n\nDepo, 8 nodes, one evicted window, two passes; from the training records of the "
+        "two commands above. 95 % Wilson intervals; S reset: most hops."
+    )
+
+
 # ------------------------------------------------------------------------------------------------ the shipped model
 
 
@@ -205,6 +232,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "wake": wake,
     "ops": ops,
     "headline": headline,
+    "retrofit": retrofit,
     **{f"evidence-{name}": evidence(name) for name in table_names()},
 }
 
