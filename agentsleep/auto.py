@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from agentsleep.errors import InputError, SettingsError
-from agentsleep.sleep import Backbone, Slept, passes_over
+from agentsleep.sleep import Backbone, Slept, passes_over, sleep
 from agentsleep.state import FastWeights
 
 Probe = tuple[Tensor, Tensor | None]
@@ -106,5 +106,5 @@ def _last(probe: Probe, batch: int) -> Tensor:
 def _answer(backbone: Speaking, probe: Probe, last: Tensor, state: FastWeights) -> Tensor:
     """The greedy token behind each row's last one, ``[B]``."""
     ids, mask = probe
-    hidden, _ = backbone.blocks(backbone.embed(ids), state, mask)
+    hidden = sleep(backbone, ids, state, passes=1, mask=mask).hidden
     return backbone.readout(hidden[torch.arange(len(last), device=last.device), last]).argmax(-1)

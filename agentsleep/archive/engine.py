@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Literal, get_args
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -29,6 +30,9 @@ PAGE_BYTES = 16384
 WAL_LIMIT_BYTES = 64 * 2**20
 """The write-ahead log is cut back to this after a checkpoint."""
 
+Synchronous = Literal["FULL", "NORMAL"]
+"""What a commit waits for: FULL, that its pages are on the disk; NORMAL, that the operating system has them."""
+
 _LOW_SPACE_BYTES = 2**20
 
 # What decoding a row raises when its bytes are not what was written.
@@ -40,14 +44,20 @@ class Database:
 
     Args:
         where: a path (its folder is created), ":memory:", or an SQLAlchemy URL `sqlite:///…`.
+        synchronous: SQLite's own setting. What is acknowledged under FULL survives SIGKILL and a power cut; under
+            NORMAL it survives SIGKILL, but a power cut or a crash of the operating system may take back the last
+            commits. Neither damages the file (https://www.sqlite.org/pragma.html#pragma_synchronous, for WAL mode).
 
     Raises:
-        SettingsError: `where` is empty or names another kind of database.
+        SettingsError: `where` is empty or names another kind of database; `synchronous` is neither of the two.
         ArchiveError: the file cannot be opened here; also raised by every later call, in the form that
             `translate` gives it.
     """
 
-    def __init__(self, where: str | Path) -> None:
+    def __init__(self, where: str | Path, synchronous: Synchronous = "FULL") -> None:
+        if synchronous not in get_args(Synchronous):
+            raise SettingsError(f"synchronous is {synchronous!r}; it must be one of {get_args(Synchronous)}")
+        self.synchronous = synchronous
         self.path = _locate(where)
         self.name = ":memory:" if self.path is None else str(self.path)
         self._pid = os.getpid()
@@ -158,8 +168,8 @@ class Database:
             return
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")  # before the first page is written; a no-op later
         _use_wal(connection, self.name)
-        # FULL, for what is acknowledged must survive a power cut; fullfsync is what that takes on macOS.
-        connection.execute("PRAGMA synchronous = FULL")
+        # By default FULL, for what is acknowledged must survive a power cut; fullfsync is what that takes on macOS.
+        connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
 

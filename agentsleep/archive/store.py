@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session as Transaction
 
 from agentsleep.archive import log, rows, schema
 from agentsleep.archive.codec import digest, normal_json
-from agentsleep.archive.engine import Database
+from agentsleep.archive.engine import Database, Synchronous
 from agentsleep.archive.schema import SessionRow, SnapshotRow, StateRow
 from agentsleep.archive.types import JSON, Event, NewEvent, Scope, SessionRecord, Snapshot, check_name
 from agentsleep.errors import (
@@ -29,22 +29,25 @@ from agentsleep.errors import (
 class Archive:
     """Event logs and snapshots of many sessions in one SQLite database.
 
-    What a method that writes has returned is on disk: neither SIGKILL nor a power cut takes it back. What raises has
-    stored nothing. Reads never wait for writers. One `Archive` serves all threads of a process; after `os.fork` a new
-    one is needed. The archive itself lets any number of writers append; `SessionLock` keeps them apart.
+    What a method that writes has returned is on disk: neither SIGKILL nor, unless `synchronous` is NORMAL, a power cut
+    takes it back. What raises has stored nothing. Reads never wait for writers. One `Archive` serves all threads of a
+    process; after `os.fork` a new one is needed. The archive itself lets any number of writers append; `SessionLock`
+    keeps them apart.
 
     Args:
         where: the file (made, with its folder, if it is missing), ":memory:", or a URL `sqlite:///…`.
+        synchronous: "FULL" waits for the disk at every commit; "NORMAL" does not, so that a power cut or a crash of the
+            operating system may take back the last commits (SIGKILL still may not).
 
     Raises:
-        SettingsError: `where` is empty or no SQLite URL.
+        SettingsError: `where` is empty or no SQLite URL; `synchronous` is neither of the two.
         ArchiveError: the file cannot be opened, is another program's, or of a newer schema.
         ArchiveDamaged: the file is damaged or no database. Every method may raise this, and `ArchiveFull` for a full
             disk, and `SessionBusy` if another program keeps the database locked for more than five seconds.
     """
 
-    def __init__(self, where: str | Path) -> None:
-        self._db = Database(where)
+    def __init__(self, where: str | Path, *, synchronous: Synchronous = "FULL") -> None:
+        self._db = Database(where, synchronous)
         try:
             schema.prepare(self._db)
         except BaseException:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedModel
 
 from agentsleep.backends.cache import POSITION, kept_for_backward, keys_held, open_cache, state_of
@@ -39,6 +40,7 @@ class HybridBackbone:
         self._whole = range(self.stack.length)
         self.loop = settings.check_loop(self.stack.length)
         self._tails: FastWeights | None = None
+        self._embedded = WeakTensorKeyDictionary()  # inside of a loop: hidden states, and the embeddings they came from
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids ``[B, T]`` to what the first block is entered with, ``[B, T, D]``."""
@@ -70,7 +72,10 @@ class HybridBackbone:
         if self.settings.feedback == "hidden":
             return hidden
         normed: Tensor = self._top(self.model.base_model, hidden).last_hidden_state
-        return normed if self.settings.feedback == "norm" else normed + embedded
+        fed = normed if self.settings.feedback == "norm" else normed + embedded
+        if embedded in self._embedded:
+            self._embedded[fed] = self._embedded[embedded]
+        return fed
 
     def readout(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., vocab]`` from hidden states ``[..., D]`` before the final norm."""
@@ -96,10 +101,14 @@ class HybridBackbone:
         cache = open_cache(self.config, state)
         start = int(state[POSITION]) if POSITION in state else 0
         step = kept_for_backward(cache) if length == 1 else nullcontext()
+        # The blocks of some models (Zamba) read the embeddings too, not only what the block before left.
+        embedded = self._embedded.get(hidden, hidden)
         with self.stack.going(Plan(run, enter=hidden)) as plan, step:
             arguments = reading(cache, batch, length, start, hidden.device)
-            self.model.base_model(inputs_embeds=hidden, use_cache=True, **arguments)
+            self.model.base_model(inputs_embeds=embedded, use_cache=True, **arguments)
         assert plan.left is not None
+        if self.loop != self._whole:
+            self._embedded[plan.left] = embedded
         left = state_of(cache, self.settings.tail)
         after = {name: tensor for name, tensor in left.items() if int(name.split(".")[1]) in run}
         if self.settings.tail:

@@ -39,6 +39,7 @@ from agentsleep.errors import (
     UntrainedSleep,
 )
 from agentsleep.models.nap import NapConfig, NapForCausalLM
+from agentsleep.models.nap.configuration import FEEDBACKS
 
 
 def shipped_model() -> Path:
@@ -82,6 +83,7 @@ def load_backend(
             setattr(text, f"sleep_{name}", list(value) if isinstance(value, tuple) else value)
         sleeping = SleepSettings.of(text)
         if config.model_type == NapConfig.model_type:
+            _check_nap(settings or {})
             if sleeping.eviction != "hard":
                 raise SettingsError(
                     f"the model at {place} has sleep_eviction {sleeping.eviction!r}, but the live memory evicts hard: "
@@ -138,6 +140,18 @@ def _readable(place: str | Path) -> Iterator[None]:
                 f"no model {str(place)!r}: there is no such directory, and the hub did not give one ({error})"
             ) from error
         raise CheckpointDamaged(f"the checkpoint at {path} cannot be read ({error}); copy it there again") from error
+
+
+def _check_nap(settings: Mapping[str, Any]) -> None:
+    """What our own models would pass over in silence."""
+    unheard = [name for name in ("loop", "tail") if settings.get(name)]
+    if settings.get("feedback", FEEDBACKS[0]) not in FEEDBACKS:
+        unheard.append("feedback")
+    if unheard:
+        raise SettingsError(
+            f"a nap model does not follow {', '.join(f'{name}={settings[name]!r}' for name in unheard)}: it loops all "
+            f"its blocks, and knows the feedbacks {FEEDBACKS}; leave it out"
+        )
 
 
 def _known(settings: Mapping[str, Any]) -> Mapping[str, Any]:
