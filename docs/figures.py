@@ -167,6 +167,21 @@ def wake(evidence: Path) -> str:
     return f"{grid([columns[name][0] for name in there], rows)}\n\nLong over short: {shown}. `{command}`{seed}."
 
 
+def turn(evidence: Path) -> str:
+    """What a session adds to a turn."""
+    measured = load(evidence / "bench-turn.json")
+    if measured is None:
+        return unmeasured("agentsleep bench turn --repeats 9 --json")
+    rows = [
+        [row["turn"], f"{row['ms']:,.0f}", f"{row['ratio']:.2f}", f"{row['cpu_ratio']:.2f}"] for row in measured["rows"]
+    ]
+    what = (
+        f"{measured['prefill']} tokens read, {measured['tokens']} written, {measured['model']} of "
+        f"{measured['parameters']:,} weights, {measured['threads']} thread; medians of {measured['counted']}"
+    )
+    return f"{grid(['a turn', 'ms', 'ratio', 'ratio of CPU time'], rows)}\n\n{what}. `{measured['command']}`."
+
+
 def ops(evidence: Path) -> str:
     """Speed of the chunked rules."""
     measured = load(evidence / "bench-ops.json")
@@ -209,6 +224,34 @@ def retrofit(evidence: Path) -> str:
     )
 
 
+# ---------------------------------------------------------------------------------------------------- conformance
+
+
+def conformance(evidence: Path) -> str:
+    """The suite's outcomes, a row for each family; then what was skipped, and what was repaired."""
+    measured = load(evidence / "conformance.json")
+    if measured is None:
+        return unmeasured("agentsleep conformance --families --out docs/evidence/conformance.json")
+    names = [check["name"] for check in measured["checks"]]
+    rows, notes = [], list[str]()
+    for report in measured["models"]:
+        outcomes = {one["name"]: one for one in report["outcomes"]}
+        rows.append([f"`{report['model']}`", *(_outcome(outcomes[name]) for name in names)])
+        for status in ("fail", "skip"):
+            found = [one for one in report["outcomes"] if one["status"] == status]
+            notes += [f"- `{report['model']}`, {one['name']} ({status}): {one['text']}" for one in found]
+        notes += [f"- `{report['model']}`, repaired: {repair}" for repair in report["repairs"]]
+    versions = f"torch {measured['torch']}, transformers {measured['transformers']}"
+    listed = "".join(f"{note}\n" for note in notes)
+    return f"{grid(['family', *names], rows)}\n\n`{measured['command']}`, {versions}.\n\n{listed}".rstrip()
+
+
+def _outcome(one: Document) -> str:
+    if one["status"] != "ok":
+        return "–" if one["status"] == "skip" else "**fails**"
+    return "✓" if one["figure"] is None else f"{one['figure']:.1g}"
+
+
 # ------------------------------------------------------------------------------------------------ the shipped model
 
 
@@ -229,9 +272,11 @@ def nap_mini(record: Path) -> str:
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "rota": rota,
+    "turn": turn,
     "wake": wake,
     "ops": ops,
     "headline": headline,
+    "conformance": conformance,
     "retrofit": retrofit,
     **{f"evidence-{name}": evidence(name) for name in table_names()},
 }

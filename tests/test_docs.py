@@ -216,7 +216,10 @@ def no_such_command(arguments: list[str]) -> str | None:
             command = command.commands[word]
         else:
             expected += 1
-    given = sum(isinstance(param, click.Argument) or param.param_type_name == "argument" for param in command.params)
+    arguments_of = [p for p in command.params if isinstance(p, click.Argument) or p.param_type_name == "argument"]
+    if any(param.nargs == -1 for param in arguments_of):
+        return None
+    given = len(arguments_of)
     return f"{command.name} takes {given} arguments, not {expected}" if expected > given else None
 
 

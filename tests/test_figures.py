@@ -39,9 +39,10 @@ def test_the_tables_are_what_the_files_say() -> None:
 
 
 def test_every_block_has_its_place() -> None:
-    pages = [ROOT / "README.md", ROOT / "docs" / "evidence.md"]
-    named = [found["name"] for page in pages for found in FIGURES.BLOCK.finditer(page.read_text(encoding="utf-8"))]
-    assert sorted(named) == sorted(FIGURES.BLOCKS)
+    named = [
+        found["name"] for page in FIGURES.pages() for found in FIGURES.BLOCK.finditer(page.read_text(encoding="utf-8"))
+    ]
+    assert sorted(named) == sorted([*FIGURES.BLOCKS, "nap-mini"])
 
 
 def test_the_figures_are_of_the_shipped_model() -> None:
@@ -133,6 +134,24 @@ def test_speed_tables(tmp_path: Path) -> None:
     row = {"mode": "fwd+bwd", "rule": "delta", "B": 1, "T": 1024, "tokens_per_s": 43210.9, "ratio": 1.514}
     (tmp_path / "bench-ops.json").write_text(json.dumps({"rows": [row], "threads": 1, "reference": "another"}))
     assert "| delta | fwd+bwd | 1 | 1024 | 43,211 | 1.51 |" in FIGURES.ops(tmp_path)
+
+
+def test_the_table_of_conformance(tmp_path: Path) -> None:
+    outcomes = [
+        {"name": "wake", "status": "ok", "figure": 2.34e-6, "text": "pieces"},
+        {"name": "padding", "status": "ok", "figure": None, "text": "refused"},
+        {"name": "sliding", "status": "skip", "figure": None, "text": "there is no attention"},
+        {"name": "pins", "status": "fail", "figure": None, "text": "no tools"},
+    ]
+    checks = [{"name": one["name"], "proves": ""} for one in outcomes]
+    model = {"model": "mamba2", "repairs": ["a name"], "outcomes": outcomes}
+    document = {"command": "agentsleep conformance", "torch": "2", "transformers": "5", "checks": checks}
+    (tmp_path / "conformance.json").write_text(json.dumps({**document, "models": [model]}))
+    shown = FIGURES.conformance(tmp_path)
+    assert "| `mamba2` | 2e-06 | ✓ | – | **fails** |" in shown
+    assert "- `mamba2`, sliding (skip): there is no attention" in shown
+    assert "- `mamba2`, pins (fail): no tools" in shown
+    assert shown.endswith("- `mamba2`, repaired: a name")
 
 
 def test_a_block_is_filled_and_a_stale_one_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ LOW_BYTES, NO_BYTES = 256 * 2**20, 2**20
 _NEEDED = (("torch", (2, 9), None), ("transformers", (5, 21), (6,)), ("sqlalchemy", (2, 0), None))
 _REPAIR = "restore a backup, or save what is left into a new file with `sqlite3 OLD .recover | sqlite3 NEW`"
 
+Status = Literal["ok", "warn", "fail"]
+
 
 @dataclass(frozen=True)
 class Check:
@@ -30,7 +32,7 @@ class Check:
 
     group: str
     name: str
-    status: Literal["ok", "warn", "fail"]
+    status: Status
     value: str
     remedy: str = ""
 

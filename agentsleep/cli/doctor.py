@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,9 @@ _SIGNS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "bold
 
 @app.command("doctor")
 def doctor(
-    model: Annotated[Path | None, typer.Option(help="A checkpoint folder; by default the shipped model.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A checkpoint, or a name on the hub; by default the shipped model.")
+    ] = None,
     archive: ArchiveFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -43,7 +44,7 @@ def doctor(
         raise typer.Exit(FAILED)
 
 
-def _examine(archive: str | None, model: Path | None) -> list[Check]:
+def _examine(archive: str | None, model: str | None) -> list[Check]:
     from agentsleep.cli import checks
 
     found = [*checks.versions(), *checks.sqlite(), *checks.archive(archive_path(archive))]

@@ -28,6 +28,10 @@ class Answer:
     thought: str | None = None
     warning: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.call is not None and not self.calls:
+            object.__setattr__(self, "calls", (self.call,))
+
     def __str__(self) -> str:
         return self.text
 

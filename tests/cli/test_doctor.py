@@ -14,10 +14,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from agentsleep.backends import LiveWindow
+from agentsleep.backends import LiveWindow, loading
 from agentsleep.backends.loading import shipped_model
+from agentsleep.backends.report import Report, Verdict
 from agentsleep.cli import checks
 from agentsleep.cli.selftest import selftest
+from agentsleep.conformance import save_model
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.state import FastWeights
 from tests.spoken import save_tiny
@@ -130,8 +132,8 @@ def test_the_range_of_the_wal_reset_bug(version, affected) -> None:
         ("torch", "2.8.1", "fail"),
         ("torch", "2.9.0+cpu", "ok"),
         ("torch", "2.13.0", "ok"),
-        ("transformers", "5.19.4", "fail"),
-        ("transformers", "5.20.0", "ok"),
+        ("transformers", "5.20.4", "fail"),
+        ("transformers", "5.21.0", "ok"),
         ("transformers", "6.0.0", "fail"),
         ("sqlalchemy", "1.4.54", "fail"),
         ("sqlalchemy", "2.1.0b1", "ok"),
@@ -290,7 +292,7 @@ def test_an_installation_that_raises_is_a_failure_and_no_traceback(model, monkey
     def broken(*_, **__):
         raise RuntimeError("mkl")
 
-    monkeypatch.setattr("agentsleep.cli.selftest.SleepMemory", broken)
+    monkeypatch.setattr("agentsleep.cli.selftest.Lent", broken)
     (check,) = selftest(model)
     assert check.value == "RuntimeError: mkl"
 
@@ -348,6 +350,52 @@ def test_what_is_broken_is_found(model, monkeypatch, breaking, name) -> None:
     check = found(selftest(model))[name]
     assert check.status == "fail"
     assert check.remedy
+
+
+# A model of transformers
+
+
+ABILITIES = ["fast weights", "continuation", "decoding", "round trip", "eviction", "passes"]
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory) -> Path:
+    return save_model("falcon_mamba", tmp_path_factory.mktemp("stock"))
+
+
+def test_a_model_of_transformers_shows_its_verdicts_and_repairs(stock) -> None:
+    made = list(selftest(str(stock)))
+    names = [check.name for check in made]
+    assert names == ["load", "fingerprint", "training", "repaired", "repaired", *ABILITIES, *TESTS[2:]]
+    assert {check.name: check.status for check in made if check.status != "ok"} == {"training": "warn"}
+    seen = found(made)
+    assert "agentsleep probe --model" in seen["training"].remedy
+    assert "Mamba-1 mixers ignored their state" in seen["repaired"].value
+    assert "no attention" in seen["eviction"].value
+    assert "reading token by token is off by" in seen["decoding"].value
+
+
+def test_a_verdict_that_fails_is_shown_and_no_session_is_tried(stock, monkeypatch) -> None:
+    def examined(*_) -> Report:
+        return Report((Verdict("decoding", "fail", 0.5, "reading token by token is off by 0.5"),))
+
+    monkeypatch.setattr(loading, "examined", examined)
+    made = list(selftest(stock))
+    assert [check.name for check in made] == ["load", "fingerprint", "training", "repaired", "repaired", "decoding"]
+    assert (made[-1].status, "agentsleep conformance --model" in made[-1].remedy) == ("fail", True)
+
+
+def test_a_model_without_fast_weights(tmp_path) -> None:
+    (check,) = selftest(save_model("llama", tmp_path / "llama"))
+    assert (check.name, check.status) == ("load", "fail")
+    assert "no fast weights" in check.value
+    assert "docs/models.md" in check.remedy
+
+
+def test_a_name_on_the_hub_that_is_none(cli, tmp_path) -> None:
+    shown = cli("doctor", "--model", "nobody/nothing", "--archive", tmp_path / "none.db", code=1).stdout
+    assert "✗ load" in shown
+    assert "no model 'nobody/nothing'" in shown
 
 
 @pytest.mark.skipif(not (shipped_model() / "config.json").is_file(), reason="no model is shipped yet")
