@@ -224,6 +224,25 @@ def retrofit(evidence: Path) -> str:
     )
 
 
+def probed(evidence: Path) -> str:
+    """What the probe says of the two."""
+    rows = []
+    for name, what in RETROFIT.items():
+        found = load(evidence / f"probe-{name}.json")
+        if found is None:
+            return unmeasured("agentsleep probe --model RUN --samples 100 --passes 1,2 --seed 1 --json")
+        for measure in found["measures"]:
+            if measure["measure"] != found["decisive"]:
+                shown = [rate(one["mean"], one["interval"]) for one in measure["conditions"]]
+                (gain,) = [one for one in measure["differences"] if one["against"] == 1]
+                points = f"{100 * gain['difference']:+.1f}"
+                low, high = (f"{100 * edge:+.1f}" for edge in gain["interval"])
+                rows.append([what, measure["measure"], *shown, f"{points}<br><sub>{low} to {high}</sub>"])
+    head = ["model", "questions", "S dropped", "N = 1", "N = 2", "N = 2 over N = 1, points"]
+    command = f"agentsleep probe --model RUN --samples {found['samples']} --passes 1,2 --seed {found['seed']} --json"
+    return f"{grid(head, rows)}\n\n`{command}`; the same questions in every column, 95 % bootstrap intervals."
+
+
 # ---------------------------------------------------------------------------------------------------- conformance
 
 
@@ -278,6 +297,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "headline": headline,
     "conformance": conformance,
     "retrofit": retrofit,
+    "probe": probed,
     **{f"evidence-{name}": evidence(name) for name in table_names()},
 }
 

@@ -1,4 +1,4 @@
-"""Models small enough for a test, of every family that agentsleep is meant to work with or to refuse."""
+"""Can a model's memory be relied on? Named checks for any model, and a tiny one of every family to run them on."""
 
 from __future__ import annotations
 
