@@ -175,9 +175,15 @@ class OpenWindow:
         finished = bool(written) and written[-1] == end
         text = self._chat.text(written)
         data: dict[str, JSON] = {"generated": True, **({} if finished else {"cut": True})}
+        reply = self._chat.parse(written)
+        if reply.warning:
+            data["warning"] = reply.warning
         tail = [*(() if finished else (end,)), *close]
         ids = [*self._pending, *tail]
-        past = self._chat.without_thought(ids) if self._forgets_thought(written) else ids
+        # A thought goes at the turn's end where the format has it so, unless a sleep has taken it in already, or the
+        # turn calls a tool: behind its result the model thinks on.
+        forgets = self._chat.drops_thoughts and not self._turn_logged and reply.call is None
+        past = self._chat.without_thought(ids) if forgets else ids
         self._pending, self._turn_logged = [], False
         if past != ids:
             data["unthought"] = len(ids) - len(past)
@@ -189,11 +195,6 @@ class OpenWindow:
         else:  # the window as a later turn is to see it
             read = self.window.ids[len(self.pinned) : len(self.window) - (len(ids) - len(tail))]
             self._enter(self.window.opened, [read, past])
-
-    def _forgets_thought(self, written: Sequence[int]) -> bool:
-        """Whether a turn's thought goes at its end: the format has it so, no sleep has taken it in yet, and the turn is
-        the last of an answer; behind a tool call the model thinks on."""
-        return self._chat.drops_thoughts and not self._turn_logged and self._chat.parse(written).call is None
 
     def answer(self, written: Sequence[int]) -> Answer:
         """A turn as the caller gets it."""

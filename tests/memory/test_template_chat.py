@@ -123,6 +123,7 @@ def test_a_malformed_call_is_text_and_a_warning(memory: SleepMemory, monkeypatch
         assert "<tool_call>" in answer.text
         assert answer.warning is not None
         assert "malformed" in answer.warning
+        assert session.messages()[-1].data["warning"] == answer.warning
 
 
 def test_after_twenty_windows_it_still_has_its_instructions_and_tools(
