@@ -151,19 +151,23 @@ class Probe:
         near = row[:, None] - row < (getattr(self.backbone.config, "sliding_window", None) or total)
         masks: dict[str, Tensor | None] = {}
         masks |= {"full_attention": self._mask(seen), "sliding_attention": self._mask(seen & near)}
-        try:
-            oracle = self.logits(
-                input_ids=self.ids, use_cache=False, attention_mask={**masks, "linear_attention": None}
-            )
-        except (TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
-            return Verdict(
-                "eviction",
-                "note",
-                None,
-                f"not checked: this model takes no mask of its own ({type(error).__name__}: {error}); load it with "
-                "attn_implementation='sdpa' to have it checked",
-            )
-        return self._judged("eviction", _apart(remembered, oracle[:, self.past :]), "reading on without the keys")
+        refused: Exception | None = None
+        # By kind of layer, as hybrids take masks; or the mask alone, as a model does that had attention alone.
+        for mask in ({**masks, "linear_attention": None}, masks["full_attention"]):
+            try:
+                oracle = self.logits(input_ids=self.ids, use_cache=False, attention_mask=mask)
+            except (TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
+                refused = error
+            else:
+                apart = _apart(remembered, oracle[:, self.past :])
+                return self._judged("eviction", apart, "reading on without the keys")
+        return Verdict(
+            "eviction",
+            "note",
+            None,
+            f"not checked: this model takes no mask of its own ({type(refused).__name__}: {refused}); load it with "
+            "attn_implementation='sdpa' to have it checked",
+        )
 
     def _mask(self, seen: Tensor) -> Tensor:
         hidden = torch.zeros(seen.shape, dtype=self.weight.dtype, device=seen.device)
