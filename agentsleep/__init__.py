@@ -20,15 +20,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from agentsleep.memory import Answer, Session, SleepMemory, Stats
+    from agentsleep.memory import Answer, AsyncSession, AsyncSleepMemory, Session, SleepMemory, Stats
     from agentsleep.policy import SleepPolicy
 
-__all__ = ["Answer", "Session", "SleepMemory", "SleepPolicy", "Stats", "__version__"]
+__all__ = [
+    "Answer",
+    "AsyncSession",
+    "AsyncSleepMemory",
+    "Session",
+    "SleepMemory",
+    "SleepPolicy",
+    "Stats",
+    "__version__",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Answer": "agentsleep.memory",
+    "AsyncSession": "agentsleep.memory",
+    "AsyncSleepMemory": "agentsleep.memory",
     "Session": "agentsleep.memory",
     "SleepMemory": "agentsleep.memory",
     "SleepPolicy": "agentsleep.policy",

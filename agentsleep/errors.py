@@ -19,7 +19,8 @@
         ├── ArchiveDamaged                the database file is not readable
         ├── ArchiveFull                   no space left; nothing was acknowledged
         ├── SnapshotNotFound
-        ├── SnapshotDamaged               a stored state fails its digest
+        ├── SnapshotDamaged               a stored state fails its digest, or speaks otherwise than when it was stored
+        ├── SnapshotPruned                retention took the state away; the log can compute it again
         ├── SnapshotConflict              the head moved under the writer
         ├── SessionNotFound
         ├── SessionBusy                   another writer holds the session
@@ -112,6 +113,10 @@ class SnapshotNotFound(ArchiveError):
 
 class SnapshotDamaged(ArchiveError):
     """The stored bytes of a snapshot do not match their digest."""
+
+
+class SnapshotPruned(ArchiveError):
+    """The state was taken away by retention; its log is still there."""
 
 
 class SnapshotConflict(ArchiveError):

@@ -27,7 +27,7 @@ def write(archive: Path) -> None:
                 session.add("tool", fact)
             snapshot = session.sleep()
             assert snapshot is not None
-            memory.archive.tag(snapshot.id, "evening" if part is EVENING else "morning", **whose(session))
+            session.archive.tag(snapshot.id, "evening" if part is EVENING else "morning")
         show("the session, in the process that wrote it", session)
 
 
@@ -43,11 +43,6 @@ def restore(archive: Path) -> None:
             )
         with memory.fork(session.history()[0], "what-if") as branch:
             show("\na fork of the morning, which knows nothing of the evening", branch)
-
-
-def whose(session: Session) -> dict[str, str]:
-    """Who asks: every read and write of the archive names the tenant and the user."""
-    return {"tenant": session.scope.tenant, "user": session.scope.user}
 
 
 def show(title: str, session: Session) -> None:

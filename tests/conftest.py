@@ -22,6 +22,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+pytest_plugins = ["tests.postgres"]
+
 torch.set_num_threads(1)
 
 # A job in the background of a shell is born deaf to Ctrl-C, and so would be every process that a test interrupts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import struct
 import zlib
@@ -47,9 +48,17 @@ def unpack_tokens(packed: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(packed) // 4}I", packed)
 
 
-def digest(state: bytes) -> str:
-    """SHA-256 in hex: a state's name in the table of states."""
+def digest(state: bytes | memoryview) -> str:
+    """SHA-256 in hex: a chunk's name."""
     return hashlib.sha256(state).hexdigest()
+
+
+def text_hash(key: bytes, role: str | None, text: str) -> bytes:
+    """The first 16 bytes of an HMAC-SHA256, by which equal messages of one scope are found.
+
+    Keyed, since a bare hash of a short text is undone by trying texts.
+    """
+    return hmac.new(key, f"{role or ''}\0{text}".encode(), hashlib.sha256).digest()[:16]
 
 
 def checksum(

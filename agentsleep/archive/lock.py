@@ -15,14 +15,15 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from agentsleep.archive.store import Archive
+from agentsleep.archive.postgres import PostgresDatabase
+from agentsleep.archive.user import UserArchive
 from agentsleep.errors import ArchiveError, SessionBusy, SettingsError
 
 _POLL_S = 0.02
 
 # Who holds what within this process: (database, session) → where it was taken. The operating system's lock would do
 # between processes, but a database in memory has no file, and a second thread deserves an answer that names it.
-_held: dict[tuple[Path | None, str], str] = {}
+_held: dict[tuple[str, str], str] = {}
 _turn = threading.Condition()
 
 
@@ -40,8 +41,9 @@ if hasattr(os, "register_at_fork"):
 class SessionLock:
     """The right to write one session: `with SessionLock(archive, session_id): …`
 
-    Held by one object at a time, over all threads and processes that use the same database file. The operating system
-    releases it when its process ends, however it ends. Release is idempotent and may come from another thread.
+    Held by one object at a time, over all threads and processes that use the same database. The operating system
+    (SQLite: a lock file) or the server (PostgreSQL: an advisory lock) releases it when its process ends, however it
+    ends. Release is idempotent and may come from another thread.
 
     Args:
         timeout: seconds to wait for another writer; 0 does not wait.
@@ -55,22 +57,26 @@ class SessionLock:
         ArchiveError: the lock file cannot be made.
     """
 
-    def __init__(self, archive: Archive, session_id: str, timeout: float = 0.0) -> None:
+    def __init__(self, archive: UserArchive, session_id: str, timeout: float = 0.0) -> None:
         if not (math.isfinite(timeout) and timeout >= 0):
             raise SettingsError(f"timeout must be a number of seconds, 0 or more, got {timeout!r}")
         self.session_id = session_id
         self.timeout = timeout
         self._archive = archive
-        self._key = (archive.path, session_id)
+        self._database = archive.database
+        self._key = (self._database.name, session_id)
         self._held_by: int | None = None
+        self._line = 0
         self._file: FileLock | None = None
         self._info: Path | None = None
-        if archive.path is not None:
-            self._folder = archive.path.with_name(archive.path.name + ".locks")
+        if (path := self._database.path) is not None:
+            self._folder = path.with_name(path.name + ".locks")
 
     @property
     def held(self) -> bool:
         """Whether this object holds the session now."""
+        if isinstance(self._database, PostgresDatabase) and not self._database.keeps_locks(self._line):
+            return False  # the connection broke, and the server gave all of its locks to others
         return self._held_by == os.getpid()
 
     def acquire(self) -> None:
@@ -83,7 +89,9 @@ class SessionLock:
                     raise self._busy(f"{place} of this process (pid {os.getpid()})")
             _held[self._key] = f"thread {threading.current_thread().name!r}"
         try:
-            if self._archive.path is not None:
+            if isinstance(self._database, PostgresDatabase):
+                self._acquire_advisory(self._database, deadline)
+            elif self._database.path is not None:
                 self._acquire_file(max(0.0, deadline - time.monotonic()))
             self._held_by = os.getpid()
         finally:
@@ -92,11 +100,13 @@ class SessionLock:
 
     def release(self) -> None:
         """What `with` does on leaving; does nothing if the lock is not held."""
-        if not self.held:
+        if self._held_by != os.getpid():
             return
         self._held_by = None
         try:
-            if self._file is not None and self._info is not None:
+            if isinstance(self._database, PostgresDatabase):
+                self._database.unlock(self.session_id, self._line)
+            elif self._file is not None and self._info is not None:
                 with suppress(OSError):
                     self._info.unlink()
                 self._file.release()
@@ -116,6 +126,13 @@ class SessionLock:
         with _turn:
             _held.pop(self._key, None)
             _turn.notify_all()
+
+    def _acquire_advisory(self, database: PostgresDatabase, deadline: float) -> None:
+        while not (line := database.try_lock(self.session_id)):
+            if time.monotonic() >= deadline:
+                raise self._busy(database.holder(self.session_id))
+            time.sleep(_POLL_S)
+        self._line = line
 
     def _acquire_file(self, timeout: float) -> None:
         info = self._folder / f"{self.session_id}.json"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, insert, literal, select
+from sqlalchemy import CTE, BigInteger, insert, literal, select
 from sqlalchemy.orm import Session as Transaction
 
-from agentsleep.archive.codec import checksum, normal_json, pack_tokens, unpack_tokens
+from agentsleep.archive.codec import checksum, normal_json, pack_tokens, text_hash, unpack_tokens
 from agentsleep.archive.schema import EventRow, SessionRow, SnapshotRow
 from agentsleep.archive.types import Event, NewEvent
 from agentsleep.errors import ArchiveDamaged
@@ -33,7 +33,7 @@ def number(
                 position=position,
                 text=new.text,
                 data=normal,
-                created=now,
+                created=new.created or now,
             )
         )
         seq += 1
@@ -47,12 +47,21 @@ def plain_data(events: Sequence[NewEvent]) -> list[dict[str, Any]]:
 
 
 def extend(
-    tx: Transaction, session: SessionRow, events: Sequence[NewEvent], data: Sequence[dict[str, Any]], now: datetime
+    tx: Transaction,
+    session: SessionRow,
+    events: Sequence[NewEvent],
+    data: Sequence[dict[str, Any]],
+    now: datetime,
+    key: bytes,
 ) -> list[Event]:
-    """Writes `events` at the end of the session's log and moves its counters. The cost does not depend on the log."""
+    """Writes `events` at the end of the session's log and moves its counters. The cost does not depend on the log.
+
+    Args:
+        key: of the scope, for the hashes of the texts.
+    """
     numbered = number(events, data, seq=session.next_seq, position=session.next_position, now=now)
     if numbered:
-        tx.execute(insert(EventRow), [_row(session.id, event) for event in numbered])
+        tx.execute(insert(EventRow), [row_of(session, event, key) for event in numbered])
         session.next_seq = numbered[-1].seq + 1
         session.next_position = numbered[-1].position + len(numbered[-1].token_ids)
         tx.flush()
@@ -66,25 +75,19 @@ def read(tx: Transaction, session: SessionRow, start: int, stop: int | None) -> 
         ArchiveDamaged: an event fails its checksum, or is missing.
     """
     stop = session.next_seq if stop is None else min(stop, session.next_seq)
-    # The line of sessions, each with the seq at which its child left it. A session's own events begin where it was
-    # forked, so an upper bound each is all it takes.
-    line = (
-        select(SessionRow.id, literal(_NO_END, BigInteger).label("stop"), SessionRow.forked_from)
-        .where(SessionRow.id == session.id)
-        .cte("line", recursive=True)
-    )
-    line = line.union_all(
-        select(SessionRow.id, SnapshotRow.span_stop, SessionRow.forked_from)
-        .join(SnapshotRow, SnapshotRow.session_id == SessionRow.id)
-        .join(line, SnapshotRow.id == line.c.forked_from)
-    )
+    line = lineage(session)
     query = (
         select(EventRow)
         .join(line, EventRow.session_id == line.c.id)
-        .where(EventRow.seq < line.c.stop, EventRow.seq >= start, EventRow.seq < stop)
+        .where(
+            EventRow.scope_id == session.scope_id,
+            EventRow.seq < line.c.stop,
+            EventRow.seq >= start,
+            EventRow.seq < stop,
+        )
         .order_by(EventRow.seq)
     )
-    events = [_event(row) for row in tx.scalars(query)]
+    events = [event_of(row) for row in tx.scalars(query)]
     if [event.seq for event in events] != list(range(start, stop)):
         raise ArchiveDamaged(
             f"session {session.id} should have the events {start} to {stop - 1}, but {len(events)} were found; "
@@ -93,10 +96,30 @@ def read(tx: Transaction, session: SessionRow, start: int, stop: int | None) -> 
     return events
 
 
-def _row(session_id: str, event: Event) -> dict[str, object]:
+def lineage(session: SessionRow) -> CTE:
+    """The line of sessions whose events make up a log: `id`, and `stop`, the seq at which the next one left it.
+
+    A session's own events begin where it was forked, so an upper bound each is all it takes.
+    """
+    line = (
+        select(SessionRow.id, literal(_NO_END, BigInteger).label("stop"), SessionRow.forked_from)
+        .where(SessionRow.id == session.id, SessionRow.scope_id == session.scope_id)
+        .cte("line", recursive=True)
+    )
+    return line.union_all(
+        select(SessionRow.id, SnapshotRow.span_stop, SessionRow.forked_from)
+        .join(SnapshotRow, SnapshotRow.session_id == SessionRow.id)
+        .join(line, SnapshotRow.id == line.c.forked_from)
+        .where(SessionRow.scope_id == session.scope_id)
+    )
+
+
+def row_of(session: SessionRow, event: Event, key: bytes) -> dict[str, object]:
+    """The event as a row of the session's own log."""
     packed = pack_tokens(event.token_ids)
     return {
-        "session_id": session_id,
+        "scope_id": session.scope_id,
+        "session_id": session.id,
         "seq": event.seq,
         "kind": event.kind,
         "role": event.role,
@@ -104,13 +127,15 @@ def _row(session_id: str, event: Event) -> dict[str, object]:
         "token_ids": packed,
         "position": event.position,
         "text": event.text,
+        "text_hash": None if event.text is None else text_hash(key, event.role, event.text),
         "data": event.data,
         "checksum": _checksum(event, packed),
         "created": event.created,
     }
 
 
-def _event(row: EventRow) -> Event:
+def event_of(row: EventRow) -> Event:
+    """The row as a value. Raises `ArchiveDamaged` if it fails its checksum."""
     event = Event(
         seq=row.seq,
         kind=row.kind,  # type: ignore[arg-type]  # the checksum vouches for it

@@ -1,16 +1,19 @@
-"""Single steps on the rows of sessions, snapshots and states; `store.py` puts them into transactions."""
+"""Single steps on the rows of scopes, sessions and snapshots; `store.py` puts them into transactions."""
 
 from __future__ import annotations
 
+import secrets
 import uuid
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, Select, insert, literal, select, update
+from sqlalchemy import CursorResult, Select, literal, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session as Transaction
 
-from agentsleep.archive.schema import SessionRow, SnapshotRow, StateRow
-from agentsleep.archive.types import Scope, SessionRecord, Snapshot
+from agentsleep.archive.schema import ScopeRow, SessionRow, SnapshotRow
+from agentsleep.archive.types import Scope, SessionRecord, Snapshot, Status
 from agentsleep.errors import SnapshotConflict
 
 
@@ -19,13 +22,21 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def new_session(scope: Scope, fingerprint: str, settings: dict[str, Any], *, origin: SnapshotRow | None) -> SessionRow:
+def make_scope(tx: Transaction, tenant: str, user: str) -> None:
+    """A user at the beginning; does nothing where another writer was faster."""
+    insert = sqlite_insert if tx.get_bind().dialect.name == "sqlite" else postgres_insert
+    row = {"id": uuid.uuid4().hex, "tenant": tenant, "user_id": user, "key": secrets.token_bytes(32), "created": now()}
+    tx.execute(insert(ScopeRow).values(row).on_conflict_do_nothing(index_elements=["tenant", "user_id"]))
+
+
+def new_session(
+    scope_id: str, thread: str, fingerprint: str, settings: dict[str, Any], *, origin: SnapshotRow | None
+) -> SessionRow:
     """A session at its beginning: empty, or just after the snapshot `origin` that it is forked from."""
     return SessionRow(
         id=uuid.uuid4().hex,
-        tenant=scope.tenant,
-        user_id=scope.user,
-        thread=scope.thread,
+        scope_id=scope_id,
+        thread=thread,
         fingerprint=fingerprint,
         settings=settings,
         head_id=origin.id if origin else None,
@@ -36,51 +47,39 @@ def new_session(scope: Scope, fingerprint: str, settings: dict[str, Any], *, ori
     )
 
 
-def by_scope(scope: Scope) -> Select[SessionRow]:
-    """The query for the one session of a scope."""
-    return select(SessionRow).where(
-        SessionRow.tenant == scope.tenant, SessionRow.user_id == scope.user, SessionRow.thread == scope.thread
-    )
-
-
-def ancestors(session_id: str) -> Select[SnapshotRow]:
-    """The query for a session's head and all its ancestors, oldest first."""
+def ancestors(head_id: str, scope_id: str) -> Select[SnapshotRow]:
+    """The query for a snapshot and all its ancestors, oldest first."""
     chain = (
         select(SnapshotRow.id, SnapshotRow.parent_id, literal(0).label("age"))
-        .join(SessionRow, SessionRow.head_id == SnapshotRow.id)
-        .where(SessionRow.id == session_id)
+        .where(SnapshotRow.id == head_id, SnapshotRow.scope_id == scope_id)
         .cte("chain", recursive=True)
     )
     chain = chain.union_all(
-        select(SnapshotRow.id, SnapshotRow.parent_id, chain.c.age + 1).join(chain, SnapshotRow.id == chain.c.parent_id)
+        select(SnapshotRow.id, SnapshotRow.parent_id, chain.c.age + 1)
+        .join(chain, SnapshotRow.id == chain.c.parent_id)
+        .where(SnapshotRow.scope_id == scope_id)
     )
     return select(SnapshotRow).join(chain, SnapshotRow.id == chain.c.id).order_by(chain.c.age.desc())
 
 
-def keep_state(tx: Transaction, digest: str, state: bytes) -> None:
-    """Stores a state's bytes under their digest, once."""
-    stored = tx.scalar(select(StateRow.data).where(StateRow.digest == digest))
-    if stored is None:
-        tx.execute(insert(StateRow).values(digest=digest, data=state))
-    elif stored != state:
-        # Damaged since it was stored: the new snapshot must not rest on it, and the old ones are mended with it.
-        tx.execute(update(StateRow).where(StateRow.digest == digest).values(data=state))
-
-
-def move_head(tx: Transaction, session_id: str, expected: str | None, head: str) -> None:
+def move_head(tx: Transaction, session: SessionRow, expected: str | None, head: str) -> None:
     """Compare-and-swap of the head. Raises `SnapshotConflict` if it is not the expected one."""
     moved = cast(
         "CursorResult[Any]",
         tx.execute(
             update(SessionRow)
-            .where(SessionRow.id == session_id, SessionRow.head_id.is_not_distinct_from(expected))
+            .where(
+                SessionRow.id == session.id,
+                SessionRow.scope_id == session.scope_id,
+                SessionRow.head_id.is_not_distinct_from(expected),
+            )
             .values(head_id=head)
             .execution_options(synchronize_session=False)
         ),
     )
     if moved.rowcount != 1:
-        found = tx.scalar(select(SessionRow.head_id).where(SessionRow.id == session_id))
-        raise conflict(session_id, expected, found)
+        mine = (SessionRow.id == session.id, SessionRow.scope_id == session.scope_id)
+        raise conflict(session.id, expected, tx.scalar(select(SessionRow.head_id).where(*mine)))
 
 
 def conflict(session_id: str, expected: str | None, found: str | None) -> SnapshotConflict:
@@ -91,11 +90,11 @@ def conflict(session_id: str, expected: str | None, found: str | None) -> Snapsh
     )
 
 
-def session_record(row: SessionRow) -> SessionRecord:
-    """The row as a value."""
+def session_record(row: SessionRow, tenant: str, user: str) -> SessionRecord:
+    """The row of a user's session as a value."""
     return SessionRecord(
         id=row.id,
-        scope=Scope(tenant=row.tenant, user=row.user_id, thread=row.thread),
+        scope=Scope(tenant=tenant, user=user, thread=row.thread),
         fingerprint=row.fingerprint,
         settings=row.settings,
         head=row.head_id,
@@ -106,10 +105,12 @@ def session_record(row: SessionRow) -> SessionRecord:
     )
 
 
-def snapshot_record(row: SnapshotRow) -> Snapshot:
-    """The row as a value."""
+def snapshot_record(row: SnapshotRow, tenant: str, user: str) -> Snapshot:
+    """The row of a user's snapshot as a value."""
     return Snapshot(
         id=row.id,
+        tenant=tenant,
+        user=user,
         session_id=row.session_id,
         parent=row.parent_id,
         fingerprint=row.fingerprint,
@@ -121,6 +122,8 @@ def snapshot_record(row: SnapshotRow) -> Snapshot:
         mode=row.mode,
         environment=row.environment,
         metrics=row.metrics,
+        probe=row.probe,
+        status=cast("Status", row.status),
         state_digest=row.state_digest,
         state_bytes=row.state_bytes,
         created=row.created,

@@ -15,6 +15,9 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 EventKind: TypeAlias = Literal["tokens", "sleep", "deep_sleep"]
 
+Status: TypeAlias = Literal["stored", "pruned"]
+"""Of a snapshot: whether its state lies in the archive, or was taken away by retention and can be computed again."""
+
 MAX_NAME = 255
 """Longest tenant, user, thread, trigger, mode or tag, in characters."""
 
@@ -67,6 +70,25 @@ class Scope:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorBytes:
+    """A tensor of a state as the archive sees it.
+
+    name: such as "layers.1.recurrent".  dtype: as safetensors names it, such as "F32".  shape: of the tensor.
+    data: its bytes in row-major order, little-endian.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | bytearray | memoryview = field(repr=False)
+
+    def view(self) -> memoryview:
+        """Its bytes, not copied."""
+        view = memoryview(self.data)
+        return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewEvent:
     """An event not yet in the log; the archive gives it its seq and its position.
 
@@ -82,6 +104,8 @@ class NewEvent:
     text: str | None = None
     data: Mapping[str, JSON] = field(default_factory=dict)
     """Whatever else belongs to the event: tool calls, or the passes and reason of a sleep."""
+    created: datetime | None = None
+    """When it was first written, where it is written again; None: now."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(EventKind):
@@ -121,9 +145,11 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A stored state with its lineage. Immutable but for its tag."""
+    """A stored state with its lineage. Immutable but for its tag, and its status when its state is pruned."""
 
     id: str
+    tenant: str
+    user: str
     session_id: str
     """The session that committed it; forks inherit it under the same id."""
     parent: str | None
@@ -139,9 +165,13 @@ class Snapshot:
     mode: str
     environment: Mapping[str, JSON]
     metrics: Mapping[str, JSON]
+    probe: Mapping[str, JSON]
+    """What the state answered to a fixed text when it was stored; empty where nobody asked."""
+    status: Status
     state_digest: str
-    """SHA-256 of the state's bytes, in hex."""
+    """SHA-256 over the names, dtypes, shapes and chunk digests of its tensors, in hex."""
     state_bytes: int
+    """Bytes of its tensors."""
     created: datetime
     """UTC."""
     tag: str | None

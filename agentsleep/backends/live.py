@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from agentsleep.backends.backend import Backend
 from agentsleep.backends.cache import POSITION, open_cache
@@ -41,15 +42,7 @@ class LiveWindow:
         if not ids:
             return
         assert len(ids) <= self.free, "a session sleeps before its window overflows"
-        where = self._position + len(self.ids)
-        with torch.inference_mode():
-            out = self.backend.model(
-                input_ids=self.backend.row(ids),
-                use_cache=True,
-                logits_to_keep=1,
-                **reading(self._cache, 1, len(ids), where, self.backend.device),
-            )
-        self.logits = out.logits[0, -1]
+        self.logits = _forward(self.backend, self._cache, ids, self._position + len(self.ids))
         self.ids += ids
 
     def sleep(self, passes: int, upto: int | None = None) -> FastWeights:
@@ -70,3 +63,22 @@ class LiveWindow:
         with torch.inference_mode():
             twin._cache = copy.deepcopy(self._cache)
         return twin
+
+
+def logits_after(backend: Backend, opened: FastWeights, ids: Sequence[int]) -> Tensor:
+    """Logits ``[vocab]`` behind some tokens, at most a window of them, read in a window of their own."""
+    cache = open_cache(backend.config, opened.to(backend.device))
+    return _forward(backend, cache, ids, int(opened[POSITION]) if POSITION in opened else 0)
+
+
+def _forward(backend: Backend, cache: Cache, ids: Sequence[int], where: int) -> Tensor:
+    """Reads tokens from position ``where`` on; the cache takes them in. Logits behind the last one."""
+    with torch.inference_mode():
+        out = backend.model(
+            input_ids=backend.row(ids),
+            use_cache=True,
+            logits_to_keep=1,
+            **reading(cache, 1, len(ids), where, backend.device),
+        )
+    logits: Tensor = out.logits[0, -1]
+    return logits

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from agentsleep.archive import Archive
-from agentsleep.archive.engine import Synchronous
+from agentsleep.archive.database import Synchronous
 from agentsleep.chat import CHAT_TEMPLATE
 from agentsleep.errors import SettingsError
 from agentsleep.memory import SleepMemory

@@ -130,47 +130,74 @@ def _content(path: Path) -> Iterator[Check]:
 
 
 def _ours(database: sqlite3.Connection, path: Path) -> Iterator[Check]:
-    from agentsleep.archive.schema import SCHEMA_VERSION
+    from agentsleep.archive.schema import REVISION
 
     tables = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    if "meta" not in tables or "snapshots" not in tables:
-        if tables:
+    if "alembic_version" not in tables or "snapshots" not in tables:
+        if {"meta", "states", "snapshots"} <= tables:
+            yield Check("archive", "schema", "ok", "from before there were migrations; upgraded when it is opened")
+        elif tables:
             named = ", ".join(sorted(tables))[:80]
             yield Check("archive", "schema", "fail", f"another program's tables: {named}", "name another file")
         else:
             yield Check("archive", "schema", "ok", "empty; tables are made on first use")
         return
-    found = database.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    found = database.execute("SELECT version_num FROM alembic_version").fetchone()
     if found is None or not str(found[0]).isdecimal():
-        yield Check("archive", "schema", "fail", f"no version ({found})", _REPAIR)
+        yield Check("archive", "schema", "fail", f"no revision ({found})", _REPAIR)
         return
-    if int(found[0]) > SCHEMA_VERSION:
-        remedy = f"this agentsleep knows {SCHEMA_VERSION}: upgrade agentsleep"
-        yield Check("archive", "schema", "fail", f"version {found[0]}", remedy)
+    if int(found[0]) > int(REVISION):
+        yield Check("archive", "schema", "fail", f"revision {found[0]}", _newer(REVISION))
         return
     sessions, snapshots = database.execute(
         "SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM snapshots)"
     ).fetchone()
     what = f"{sessions:,} sessions, {snapshots:,} snapshots"
-    yield Check("archive", "content", "ok", f"schema {found[0]}; {what}; {path.stat().st_size / 2**20:.1f} MiB")
+    yield Check("archive", "content", "ok", f"revision {found[0]}; {what}; {path.stat().st_size / 2**20:.1f} MiB")
     yield _heads(database)
 
 
+def _newer(revision: str) -> str:
+    return f"this agentsleep knows {revision}: upgrade agentsleep"
+
+
 def _heads(database: sqlite3.Connection) -> Check:
-    """The states that sessions would open with, each against its digest."""
+    """The states that sessions would open with, each chunk against its digest."""
     query = (
-        "SELECT DISTINCT snapshots.id, states.digest, states.data FROM sessions "
-        "JOIN snapshots ON snapshots.id = sessions.head_id LEFT JOIN states ON states.digest = snapshots.state_digest"
+        "SELECT DISTINCT pieces.snapshot_id, pieces.digest, chunks.codec, chunks.data FROM sessions "
+        "JOIN pieces ON pieces.snapshot_id = sessions.head_id "
+        "LEFT JOIN chunks ON chunks.scope_id = pieces.scope_id AND chunks.digest = pieces.digest"
     )
-    damaged, read = [], 0
-    for snapshot, digest, data in database.execute(query):
-        read += 1
-        if not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != digest:
+    damaged, read = [], set()
+    for snapshot, digest, codec, data in database.execute(query):
+        read.add(snapshot)
+        if codec is None and (not isinstance(data, bytes) or hashlib.sha256(data).hexdigest() != digest):
             damaged.append(snapshot[:8])
     if damaged:
-        remedy = "fork an earlier snapshot of these sessions (agentsleep snapshots restore)"
-        return Check("archive", "states", "fail", f"damaged: {', '.join(damaged)[:120]}", remedy)
-    return Check("archive", "states", "ok", f"the newest states of all sessions ({read}) match their digests")
+        remedy = "open these sessions and recover() them, or fork an earlier snapshot (agentsleep snapshots restore)"
+        return Check("archive", "states", "fail", f"damaged: {', '.join(dict.fromkeys(damaged))[:120]}", remedy)
+    return Check("archive", "states", "ok", f"the newest states of all sessions ({len(read)}) match their digests")
+
+
+def server(where: str) -> Iterator[Check]:
+    """An archive on a PostgreSQL server. Makes and changes nothing."""
+    from agentsleep.archive import migrate
+    from agentsleep.archive.postgres import PostgresDatabase
+    from agentsleep.archive.schema import REVISION
+    from agentsleep.errors import AgentsleepError
+
+    try:
+        database = PostgresDatabase(where)
+        try:
+            found = migrate.revision(database)
+        finally:
+            database.close()
+    except AgentsleepError as error:
+        yield Check("archive", "server", "fail", str(error)[:300], "see the message")
+        return
+    said = f"revision {found}" if found else "no tables yet; made on first use"
+    newer = found is not None and found > REVISION
+    yield Check("archive", "server", "fail" if newer else "ok", said, _newer(REVISION) if newer else "")
 
 
 def machine() -> Iterator[Check]:

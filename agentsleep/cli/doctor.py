@@ -47,7 +47,9 @@ def doctor(
 def _examine(archive: str | None, model: str | None) -> list[Check]:
     from agentsleep.cli import checks
 
-    found = [*checks.versions(), *checks.sqlite(), *checks.archive(archive_path(archive))]
+    path = archive_path(archive)
+    stored = checks.archive(path) if path is not None else checks.server(str(archive))
+    found = [*checks.versions(), *checks.sqlite(), *stored]
     if any(check.status == "fail" and check.name in ("torch", "transformers") for check in found):
         return found  # without them there is no model to look at
     from agentsleep.cli.app import quiet_transformers

@@ -9,7 +9,7 @@ from agentsleep.cli.checks import Check, Status
 from agentsleep.conformance.subject import Lent, Subject, apart, bit_equal, read
 from agentsleep.errors import AgentsleepError, UnsupportedModel
 from agentsleep.memory import Session, SleepMemory
-from agentsleep.state import FastWeights
+from agentsleep.memory.states import from_bytes
 
 LINES = ("bob hands over to alice .", "the coffee is cold today .", "alice hands over to dave .")
 _REINSTALL = "copy the checkpoint again (nap-mini: reinstall agentsleep); if that does not help, report it"
@@ -108,9 +108,8 @@ def _chunked(subject: Subject, memory: SleepMemory, session: Session) -> tuple[b
 def _round_trip(subject: Subject, memory: SleepMemory, session: Session) -> tuple[bool, str]:
     head = session.head
     assert head is not None
-    stored = memory.archive.load_state(head.id, tenant=session.scope.tenant, user=session.scope.user)
-    error = max(FastWeights.load(stored).diff(session.state).values())
-    return error == 0, f"{len(stored):,} bytes of safetensors, largest difference {error:g}"
+    error = max(from_bytes(session.archive.load_state(head.id)).diff(session.state).values())
+    return error == 0, f"{head.state_bytes:,} bytes in chunks, largest difference {error:g}"
 
 
 def _reopens(subject: Subject, memory: SleepMemory, session: Session) -> tuple[bool, str]:

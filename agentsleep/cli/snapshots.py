@@ -1,35 +1,47 @@
-"""``agentsleep snapshots …``: what an archive holds. Only ``restore`` loads a model."""
+"""``agentsleep snapshots list``, ``show`` and ``restore``: what an archive holds. Only ``restore`` loads a model.
+
+The other commands of the group are in files of their own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from agentsleep.cli.app import AsJson, app, emit, quiet_transformers
+from agentsleep.cli.app import AsJson, app, emit
 from agentsleep.cli.archives import (
     ArchiveFile,
+    Id,
+    Model,
     Tenant,
     User,
     archive_path,
+    archive_place,
     find_snapshot,
     open_existing,
     sessions_of,
+    shown_place,
     snapshots_of,
 )
+from agentsleep.cli.events import event_line, taken_in
 from agentsleep.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from agentsleep.archive import Archive, Event, SessionRecord, Snapshot
+    from agentsleep.archive import SessionRecord, Snapshot
 
-snapshots_app = typer.Typer(help="Look into an archive, and bring a state back to life.", no_args_is_help=False)
+snapshots_app = typer.Typer(
+    help="States of an archive and their lineage: look, compare, go back, forget.", no_args_is_help=False
+)
 app.add_typer(snapshots_app, name="snapshots")
 
-Id = Annotated[str, typer.Argument(help="The snapshot's id, or its first characters.", metavar="ID")]
+NARROW = 110  # columns below which the list leaves out what `show` tells
+_LEFT_OUT = ("parent", "mode", "trigger", "passes x rounds", "bytes")
+_RIGHT = ("passes x rounds", "tokens", "bytes")
 
 
 @snapshots_app.command("list")
@@ -42,9 +54,10 @@ def list_(
 ) -> None:
     """List the snapshots of a user, oldest first."""
     with open_existing(archive) as opened:
-        everyone = sessions_of(opened, tenant, user, None)
-        snapshots = snapshots_of(opened, sessions_of(opened, tenant, user, thread))
-        path = str(opened.path)
+        theirs = opened.user(tenant, user)
+        everyone = theirs.sessions()
+        snapshots = snapshots_of(theirs, sessions_of(theirs, thread))
+        path = opened.database.name
     rows = [_row(snapshot, everyone) for snapshot in snapshots]
     document = {"archive": path, "tenant": tenant, "user": user, "thread": thread, "snapshots": rows}
     emit(document, as_json, lambda out: _show_list(out, document))
@@ -60,10 +73,11 @@ def show(
 ) -> None:
     """Show one snapshot: its figures, where it was made, and the text that it took in."""
     with open_existing(archive) as opened:
-        snapshot = find_snapshot(opened, snapshot_id, tenant, user)
-        everyone = sessions_of(opened, tenant, user, None)
-        events = _taken_in(opened, snapshot)
-        path = str(opened.path)
+        theirs = opened.user(tenant, user)
+        snapshot = find_snapshot(theirs, snapshot_id)
+        everyone = theirs.sessions()
+        events = taken_in(theirs, snapshot)
+        path = opened.database.name
     document = {
         "archive": path,
         **_row(snapshot, everyone),
@@ -84,20 +98,21 @@ def restore(
     archive: ArchiveFile = None,
     user: User = "default",
     tenant: Tenant = "default",
-    model: Annotated[Path | None, typer.Option(help="A checkpoint folder; by default the shipped model.")] = None,
+    model: Model = None,
     as_json: AsJson = False,
 ) -> None:
     """Fork a snapshot into a new thread, and check that the state came back."""
     with open_existing(archive) as opened:  # first what needs no model: a wrong id is told at once
-        snapshot = find_snapshot(opened, snapshot_id, tenant, user)
-        if thread in [record.scope.thread for record in opened.sessions(tenant, user)]:
+        theirs = opened.user(tenant, user)
+        snapshot = find_snapshot(theirs, snapshot_id)
+        path = opened.database.name
+        if thread is not None and theirs.find(thread) is not None:
             raise InputError(f"user {user!r} has a thread {thread!r} already; give --thread another name, or none")
-    quiet_transformers()
     from agentsleep.cli.probe import restored
 
-    done = restored(archive_path(archive), model, snapshot, thread)
+    done = restored(archive_place(archive), model, snapshot, thread)
     go_on = _python(archive, model, user, tenant, done["thread"])
-    document = {"archive": str(archive_path(archive)), "snapshot": snapshot.id, **done, "python": go_on}
+    document = {"archive": path, "snapshot": snapshot.id, **done, "python": go_on}
     emit(document, as_json, lambda out: _show_restored(out, document))
 
 
@@ -113,40 +128,10 @@ def _row(snapshot: Snapshot, sessions: Sequence[SessionRecord]) -> dict[str, Any
         "rounds": snapshot.rounds,
         "tokens": snapshot.tokens,
         "state_bytes": snapshot.state_bytes,
+        "status": snapshot.status,
         "tag": snapshot.tag,
         "thread": thread,
         "head_of": [s.scope.thread for s in sessions if s.head == snapshot.id],
-    }
-
-
-def _taken_in(archive: Archive, snapshot: Snapshot) -> list[dict[str, Any]]:
-    """What a snapshot covers: the events of its span, and before them a message of which its parent took in a part.
-
-    ``consolidated`` counts the tokens of an event that lay in the window that was slept on.
-    """
-    first, last = snapshot.span
-    begin = first
-    if snapshot.parent is not None:
-        begin = cast(int, archive.events(snapshot.session_id, first - 1, first)[0].data.get("next_seq", first))
-    events = archive.events(snapshot.session_id, min(begin, first), last)
-    window = range(0)
-    if snapshot.mode == "light":
-        mark: Any = events[-1].data
-        window = range(mark["start"], mark["stop"])
-    return [_event(event, window) for event in events if event.seq >= first or event.kind == "tokens"]
-
-
-def _event(event: Event, window: range) -> dict[str, Any]:
-    tokens = range(event.position, event.position + len(event.token_ids))
-    return {
-        "seq": event.seq,
-        "kind": event.kind,
-        "role": event.role,
-        "position": event.position,
-        "tokens": len(tokens),
-        "consolidated": len(range(max(tokens.start, window.start), min(tokens.stop, window.stop))),
-        "text": event.text,
-        "data": dict(event.data),
     }
 
 
@@ -158,25 +143,26 @@ def _show_list(out: Console, document: Mapping[str, Any]) -> None:
     if not rows:
         out.print(Text(f"no snapshots of user {document['user']!r} in {document['archive']}"), soft_wrap=True)
         return
-    table = Table(
-        "id", "parent", "when (UTC)", "mode", "trigger", "passes x rounds", "tokens", "bytes", "tag", "thread"
-    )
-    for column in table.columns[5:8]:
-        column.justify = "right"
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "id": lambda row: row["id"][:8],
+        "parent": lambda row: (row["parent"] or "–")[:8],
+        "when (UTC)": lambda row: row["created"][:19].replace("T", " "),
+        "mode": lambda row: row["mode"],
+        "trigger": lambda row: row["trigger"],
+        "passes x rounds": lambda row: f"{row['passes']} x {row['rounds']}",
+        "tokens": lambda row: f"{row['tokens']:,}",
+        "bytes": lambda row: f"{row['state_bytes']:,}",
+        "state": lambda row: row["status"],
+        "tag": lambda row: row["tag"] or "",
+        "thread": lambda row: f"{row['thread'] or '?'}{' ←' if row['thread'] in row['head_of'] else ''}",
+    }
+    if out.width < NARROW:
+        columns = {name: text for name, text in columns.items() if name not in _LEFT_OUT}
+    table = Table(caption="← the newest state of its thread")
+    for name in columns:
+        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name == "id")
     for row in rows:
-        table.add_row(
-            row["id"][:8],
-            (row["parent"] or "–")[:8],
-            row["created"][:19].replace("T", " "),
-            row["mode"],
-            Text(row["trigger"]),
-            f"{row['passes']} x {row['rounds']}",
-            f"{row['tokens']:,}",
-            f"{row['state_bytes']:,}",
-            Text(row["tag"] or ""),
-            Text(f"{row['thread'] or '?'}{' ←' if row['thread'] in row['head_of'] else ''}"),
-        )
-    table.caption = "← the newest state of its thread"
+        table.add_row(*(Text(text(row)) for text in columns.values()))
     out.print(table)
 
 
@@ -185,7 +171,19 @@ def _show_one(out: Console, document: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     facts = Table.grid(padding=(0, 2))
-    for name in ("id", "parent", "thread", "head_of", "tag", "created", "mode", "trigger", "passes", "rounds"):
+    for name in (
+        "id",
+        "parent",
+        "thread",
+        "head_of",
+        "tag",
+        "status",
+        "created",
+        "mode",
+        "trigger",
+        "passes",
+        "rounds",
+    ):
         facts.add_row(name, Text(_plain(document[name])))
     for name in ("tokens", "state_bytes", "fingerprint", "state_digest", "span"):
         facts.add_row(name, Text(_plain(document[name])))
@@ -195,7 +193,7 @@ def _show_one(out: Console, document: Mapping[str, Any]) -> None:
     out.print(facts)
     out.print()
     for event in document["events"]:
-        out.print(Text(_line(event)), soft_wrap=True)
+        out.print(Text(event_line(event)), soft_wrap=True)
 
 
 def _plain(value: object) -> str:
@@ -204,23 +202,6 @@ def _plain(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(part) for part in value)
     return f"{value:,.6g}" if isinstance(value, float) else str(value)
-
-
-def _line(event: Mapping[str, Any]) -> str:
-    """An event of the log for a reader."""
-    data, seq = event["data"], f"{event['seq']:>5}  "
-    if event["kind"] == "sleep":
-        return f"{seq}— sleep on tokens {data['start']} to {data['stop']}, passes {data['passes']}: {data['reason']} —"
-    if event["kind"] == "deep_sleep":
-        windows = f"{data['windows']} windows from the {data['first'] + 1}. on"
-        return f"{seq}— deep sleep: {windows} read again, passes {data['passes']}, rounds {data['rounds']} —"
-    if "pins" in data:
-        names = ", ".join(tool["function"]["name"] for tool in data["pins"]["tools"]) or "none"
-        return f"{seq}pinned: system {event['text'] or 'none'!r}, tools: {names}"
-    text = event["text"] if event["text"] is not None else "(the beginning of a turn that goes on)"
-    whole = event["consolidated"] == event["tokens"]
-    part = "" if whole else f"  [{event['consolidated']} of {event['tokens']} tokens lay in this window]"
-    return f"{seq}{event['role']}: {text}{part}"
 
 
 def _show_restored(out: Console, document: Mapping[str, Any]) -> None:
@@ -241,7 +222,8 @@ def _show_restored(out: Console, document: Mapping[str, Any]) -> None:
 def _python(archive: str | None, model: Path | None, user: str, tenant: str, thread: str) -> str:
     """The lines that open the new thread."""
     memory = [repr(str(model.resolve()))] if model is not None else []
-    memory += [f"archive={str(archive_path(archive).resolve())!r}"] if archive is not None else []
+    path = archive_path(archive)
+    memory += [f"archive={str(path.resolve()) if path else shown_place(archive)!r}"] if archive is not None else []
     session = [repr(thread)]
     session += [f"{name}={value!r}" for name, value in (("user", user), ("tenant", tenant)) if value != "default"]
     return (

@@ -41,7 +41,7 @@ def _overflows(subject: Subject, memory: SleepMemory) -> Found:
     with memory.session("overflow") as session:
         session.add("user", subject.line(0))
         answer = session.generate(max_new_tokens=tokens, min_new_tokens=tokens, **_DRAWN)
-        log = memory.archive.events(session.id)
+        log = session.archive.events(session.id)
         expect(any(event.data.get("open_turn") for event in log), "no sleep fell into a turn longer than the window")
         expect(answer.tokens == tokens, f"the turn has {answer.tokens} tokens of {tokens}")
         said = sum(len(event.token_ids) for event in log if event.role == "assistant")
@@ -116,7 +116,7 @@ def pins(subject: Subject) -> Found:
                 [token for ids in said[-n:] for token in ids] for n in (2, 3)
             ]  # 3: the sleep came before the newest message
             expect(ids[len(head) :] in kept, f"window {before + 2} does not go on with the messages that are kept")
-        marks = [event.data for event in memory.archive.events(session.id) if event.kind == "sleep"]
+        marks = [event.data for event in session.archive.events(session.id) if event.kind == "sleep"]
         expect(all(mark["pinned"] == head for mark in marks), "a window was slept on without what is pinned")
         text = subject.backend.tokenizer.decode(session.window.ids[: len(head)])
         expect("look_up" in text, f"the tool is not on offer in the open window, whose head is {text!r}")

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agentsleep.archive import Archive
 from agentsleep.backends import Backend, LiveWindow, load_backend
 from agentsleep.backends.hybrid import HybridBackbone
 from agentsleep.chat import ChatFormat, chat_of
-from agentsleep.errors import CheckpointDamaged, InputError, UntrainedSleep
+from agentsleep.errors import UntrainedSleep
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.policy import SleepPolicy
 from agentsleep.state import FastWeights
@@ -41,12 +40,7 @@ class Lent(SleepMemory):
     """
 
     def __init__(self, backend: Backend, policy: SleepPolicy | None = None) -> None:
-        self.backend, self.policy, self.probes = backend, policy or SleepPolicy(trigger=None), ()
-        try:
-            self.chat = chat_of(backend.tokenizer)
-        except InputError as error:
-            raise CheckpointDamaged(f"the model cannot speak: {error}") from error
-        self.archive = Archive(":memory:")
+        super().__init__(backend, archive=":memory:", policy=policy or SleepPolicy(trigger=None), retention=None)
 
 
 class Subject:

@@ -93,7 +93,7 @@ def live(
     with memory.session(thread, system=rota.SYSTEM) as session:
         called = explore(session, episode)
         session.sleep()
-        where = fact_windows(episode, memory.archive.events(session.id))
+        where = fact_windows(episode, session.archive.events(session.id))
         head = session.head
     windows = len(set(where.values()))
     if windows < LEAST_WINDOWS:

@@ -47,19 +47,35 @@ def deep(backend: Backend, windows: Sequence[SleptWindow], state: FastWeights, p
     return backend.consolidate_deep([window.ids for window in windows], state, passes, rounds)
 
 
-def replay(backend: Backend, events: Iterable[Event]) -> FastWeights:
-    """Computes the state that a log leads to. In an equal environment it is bit-equal to the stored one."""
+def replay(
+    backend: Backend,
+    events: Iterable[Event],
+    opened: FastWeights | None = None,
+    start: int = 0,
+    *,
+    passes: int | None = None,
+    rounds: int | None = None,
+) -> FastWeights:
+    """Computes the state that a log leads to. In an equal environment it is bit-equal to the stored one.
+
+    Args:
+        events: the log from its beginning.
+        opened, start: the state that its events up to seq ``start``, exclusive, have led to already.
+        passes, rounds: other ones than in the marks.
+    """
     stream: list[int] = []
     windows: list[SleptWindow] = []
-    state = FastWeights()
+    state = opened if opened is not None else FastWeights()
     for event in events:
         stream += event.token_ids
         mark: Any = event.data
         if event.kind == "sleep":
             windows.append(_window(mark, stream))
-            state = backend.consolidate(windows[-1].ids, state, mark["passes"])
-        elif event.kind == "deep_sleep":
-            state = deep(backend, windows[mark["first"] :], state, mark["passes"], mark["rounds"])
+            if event.seq >= start:
+                state = backend.consolidate(windows[-1].ids, state, passes or mark["passes"])
+        elif event.kind == "deep_sleep" and event.seq >= start:
+            visits = windows[mark["first"] :]
+            state = deep(backend, visits, state, passes or mark["passes"], rounds or mark["rounds"])
     return state
 
 

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
-from agentsleep.archive import Archive, Scope, SessionRecord, Snapshot, default_archive
-from agentsleep.backends import load_backend
-from agentsleep.chat import Chat, ChatFormat, chat_of
-from agentsleep.errors import CheckpointDamaged, FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
+from agentsleep.archive import Archive, Retention, SessionRecord, default_archive
+from agentsleep.backends import Backend, load_backend
+from agentsleep.chat import Chat, chat_of
+from agentsleep.errors import CheckpointDamaged, InputError
 from agentsleep.memory.depth import questions
+from agentsleep.memory.keeping import Keeper, Tools
+from agentsleep.memory.later import Schedule
+from agentsleep.memory.queue import FairLock
+from agentsleep.memory.residency import Residency
 from agentsleep.memory.session import Session
-from agentsleep.memory.shared import Shared
-from agentsleep.memory.toolbox import Tool, Toolbox
 from agentsleep.models.nap import NapConfig
 from agentsleep.policy import SleepPolicy
 
-Tools: TypeAlias = "Sequence[Tool | Callable[..., Any]] | Toolbox"
 
-
-class SleepMemory:
+class SleepMemory(Keeper):
     """A model that sleeps, and the archive of its states.
 
     Args:
-        model: a checkpoint directory, or a model's name on the Hugging Face hub; None takes nap-mini, which comes with
-            the package.
-        archive: a database file or SQLAlchemy URL; None takes the user's data folder; ":memory:" keeps nothing.
+        model: a checkpoint directory, a model's name on the Hugging Face hub, or a :class:`agentsleep.backends.Backend`
+            that is loaded already; None takes nap-mini, which comes with the package.
+        archive: a database file, an SQLAlchemy URL (SQLite or PostgreSQL), or an :class:`Archive`, which :meth:`close`
+            then leaves open and which has a retention of its own; None takes the user's data folder; ":memory:" keeps
+            nothing.
         policy: when to sleep.
+        schedule: when a worker is asked to sleep, see :mod:`agentsleep.jobs`; None: only by whoever asks.
+        retention: which states the archive keeps; by default the newest 16 of a thread, and all that have a tag. None:
+            all.
         settings: fields of :class:`agentsleep.backends.SleepSettings` (``window``, ``passes``, ``feedback``, ...) that
             take precedence over those of the checkpoint.
         device, dtype: where and in which numbers the model runs, as torch names them; "auto": the checkpoint's dtype.
+        resident: how many open sessions keep their window (KV cache, logits, state) in memory, the last that were used;
+            the others read theirs again from the archive when they are used next. None: all.
 
     Raises:
         CheckpointMissing, CheckpointDamaged: the model cannot be loaded.
@@ -44,28 +49,39 @@ class SleepMemory:
 
     def __init__(
         self,
-        model: str | Path | None = None,
+        model: str | Path | Backend | None = None,
         *,
-        archive: str | Path | None = None,
+        archive: str | Path | Archive | None = None,
         policy: SleepPolicy | None = None,
+        schedule: Schedule | None = None,
+        retention: Retention | None = Retention(),  # noqa: B008  # immutable
         settings: Mapping[str, Any] | None = None,
         device: str = "cpu",
         dtype: str = "auto",
+        resident: int | None = 32,
     ) -> None:
-        self.backend = load_backend(model, settings=settings, device=device, dtype=dtype)
+        self._queue, self._residency = FairLock(), Residency(resident)
+        if isinstance(model, Backend):
+            self.backend, which = model, ""
+        else:
+            self.backend = load_backend(model, settings=settings, device=device, dtype=dtype)
+            which = f" {model or 'that is shipped'}"
         try:
             ours = self.backend.config.model_type == NapConfig.model_type  # trained in our own format, and no other
-            self.chat: ChatFormat = (Chat if ours else chat_of)(self.backend.tokenizer)
+            self.chat = (Chat if ours else chat_of)(self.backend.tokenizer)
         except InputError as error:
-            raise CheckpointDamaged(f"the model {model or 'that is shipped'} cannot speak: {error}") from error
-        self.policy = policy or SleepPolicy()
+            raise CheckpointDamaged(f"the model{which} cannot speak: {error}") from error
+        self.policy, self.schedule = policy or SleepPolicy(), schedule
         self.probes = questions(self.chat, self.policy.probes, self.backend.settings.window)
-        self.archive = Archive(default_archive() if archive is None else archive)
+        self._owns_archive = not isinstance(archive, Archive)
+        self.archive = (
+            archive if isinstance(archive, Archive) else Archive(archive or default_archive(), retention=retention)
+        )
 
     @property
-    def fingerprint(self) -> str:
-        """Of the model: only it can use the states that it wrote."""
-        return self.backend.fingerprint
+    def residents(self) -> int:
+        """Open sessions that have their window in memory."""
+        return len(self._residency)
 
     def __enter__(self) -> SleepMemory:
         return self
@@ -77,7 +93,8 @@ class SleepMemory:
 
     def close(self) -> None:
         """Lets go of the archive."""
-        self.archive.close()
+        if self._owns_archive:
+            self.archive.close()
 
     def session(
         self,
@@ -103,62 +120,10 @@ class SleepMemory:
             SessionNotFound: there is none and ``create`` is False.  SnapshotDamaged: its newest state is damaged.
             MessageTooLong: system message and tools take more than half of a window.
         """
-        scope = Scope(tenant=tenant, user=user, thread=thread)
-        record = self.archive.open_session(scope, fingerprint=self.fingerprint, settings={}, create=create)
+        archive = self.archive.user(tenant, user)
+        record = archive.open_session(thread, fingerprint=self.fingerprint, settings={}, create=create)
         return self._open(record, system, tools, timeout)
-
-    def fork(
-        self,
-        snapshot: Snapshot,
-        thread: str | None = None,
-        *,
-        tools: Tools = (),
-        timeout: float = 0.0,
-    ) -> Session:
-        """A new session of the same user that goes on from an archived state and knows nothing that came later.
-
-        Args:
-            thread: its name; by default one that is free, after the thread it came from.
-
-        Raises:
-            SnapshotNotFound: the archive has no such snapshot.  InputError: the thread exists already.
-            FingerprintMismatch: another model wrote it.  MessageTooLong: the tools take more than half of a window.
-        """
-        if snapshot.fingerprint != self.fingerprint:
-            raise FingerprintMismatch(
-                f"snapshot {snapshot.id} belongs to model {snapshot.fingerprint[:12]}, this memory runs "
-                f"{self.fingerprint[:12]}; fork it with the model that wrote it"
-            )
-        try:
-            origin = self.archive.session(snapshot.session_id).scope
-        except SessionNotFound:
-            raise SnapshotNotFound(
-                f"snapshot {snapshot.id} lies in another archive than {self.archive!r}; fork it there"
-            ) from None
-        scope = self._free(origin, snapshot) if thread is None else replace(origin, thread=thread)
-        return self._open(self.archive.fork(snapshot.id, scope), None, tools, timeout)
-
-    def _free(self, origin: Scope, snapshot: Snapshot) -> Scope:
-        """A thread of the same user that does not exist yet, found without a look at all of them."""
-        scope = replace(origin, thread=f"{origin.thread[:200]}@{snapshot.id[:8]}")
-        try:
-            self.archive.open_session(scope, fingerprint=self.fingerprint, settings={}, create=False)
-        except SessionNotFound:
-            return scope
-        except FingerprintMismatch:
-            pass  # it exists all the same
-        return replace(scope, thread=f"{scope.thread}-{uuid.uuid4().hex[:12]}")
 
     def sessions(self, *, user: str = "default", tenant: str = "default") -> list[SessionRecord]:
         """All threads of one user, oldest first."""
-        return self.archive.sessions(tenant, user)
-
-    @property
-    def _shared(self) -> Shared:
-        return Shared(
-            backend=self.backend, chat=self.chat, archive=self.archive, policy=self.policy, probes=self.probes
-        )
-
-    def _open(self, record: SessionRecord, system: str | None, tools: Tools, timeout: float) -> Session:
-        box = tools if isinstance(tools, Toolbox) else Toolbox(tools)
-        return Session(self._shared, record, system=system, tools=box.schemas, timeout=timeout)
+        return self.archive.user(tenant, user).sessions()

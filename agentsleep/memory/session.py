@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, overload
 
@@ -12,10 +14,11 @@ from agentsleep.backends import LiveWindow
 from agentsleep.chat import Role
 from agentsleep.errors import ArchiveError, SettingsError, SleepFailed
 from agentsleep.gauge import saturation
+from agentsleep.memory import caller
+from agentsleep.memory.archived import Archived
 from agentsleep.memory.decoding import Sampling, feed, write
 from agentsleep.memory.depth import Probing
 from agentsleep.memory.desk import Desk
-from agentsleep.memory.lineage import replay
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.stream import Stream
 from agentsleep.memory.turn import Turn
@@ -26,7 +29,7 @@ from agentsleep.sleep import check_depth
 from agentsleep.state import FastWeights
 
 
-class Session:
+class Session(Archived):
     """A thread of one user. Made by :meth:`SleepMemory.session`; a context manager; one writer at a time.
 
     What :meth:`add` has returned for, and what a stream has yielded to its end, is on disk. Threads may share it: they
@@ -39,17 +42,15 @@ class Session:
         record: SessionRecord,
         *,
         system: str | None,
-        tools: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
         timeout: float,
     ) -> None:
-        self._backend, self._chat, self._archive = shared.backend, shared.chat, shared.archive
-        self.id, self.scope = record.id, record.scope
-        self._policy = shared.policy
-        self._desk = Desk(shared, record, timeout)
+        super().__init__(shared, record, Desk(shared, record, timeout))
+        self._backend, self._chat, self._policy = shared.backend, shared.chat, shared.policy
         try:
             self.pin(system=system, tools=tools)
         except BaseException:
-            self._desk.close()
+            self.desk.close()
             raise
 
     # What it is
@@ -64,17 +65,17 @@ class Session:
 
     def close(self) -> None:
         """Lets another writer have the session. Nothing is lost: the open window is read again from the log."""
-        self._desk.close()
+        self.desk.close()
 
     @property
     def window(self) -> LiveWindow:
         """The open window."""
-        return self._desk.look().window
+        return self.desk.look().window
 
     @property
     def head(self) -> Snapshot | None:
         """The newest snapshot."""
-        return self._desk.look().head
+        return self.desk.look().head
 
     @property
     def state(self) -> FastWeights:
@@ -89,21 +90,11 @@ class Session:
     @property
     def tokens(self) -> int:
         """Tokens ever said in this session."""
-        return self._desk.look().tokens
-
-    def history(self) -> list[Snapshot]:
-        """All snapshots that the head descends from, oldest first, itself included."""
-        return self._archive.snapshots(self.id)
-
-    def messages(self) -> list[Event]:
-        """What was said, as the log has it, oldest first. A turn that a sleep fell into comes in parts; the text is
-        with the last one."""
-        self._desk.end_abandoned()
-        return [e for e in self._archive.events(self.id) if e.kind == "tokens" and e.token_ids]
+        return self.desk.look().tokens
 
     def stats(self) -> Stats:
         """The session in numbers. Writes nothing, and costs the same after any history."""
-        reading = self._desk.look()
+        reading = self.desk.look()
         state = reading.window.opened
         return Stats(
             window_tokens=len(reading.window),
@@ -131,12 +122,12 @@ class Session:
             MessageTooLong: it would take more than half of a window.
             SettingsError: a tool that is no schema.
         """
-        with self._desk.using() as reading:
+        with self.desk.using() as reading:
             pins = reading.pins.changed(system, tools)
             if pins != reading.pins:
                 pins.render(self._chat, self._backend.settings)  # refused before it is logged
                 reading.pin(pins)
-                self._desk.renew()
+                self.desk.renew()
 
     def add(self, role: Role, text: str) -> Event:
         """Reads a message. When this returns, the message is on disk.
@@ -147,7 +138,7 @@ class Session:
             SleepFailed, ArchiveError: nothing is stored, but where the error says that the message is on disk: then a
                 sleep that it made necessary failed.
         """
-        with self._desk.using() as reading:
+        with self.desk.using() as reading:
             ids = reading.render(role, text)
             event = reading.log(role, text, ids)
             with _kept(event):
@@ -178,20 +169,23 @@ class Session:
         """
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, **options)
         sampling.check_ids(self._backend.config.vocab_size)
-        with self._desk.using() as reading:
+        with self.desk.using() as reading:
             ids = reading.render("user", text)
             if remember:
                 reading.sleep_if_due(len(ids))
-                event = reading.log("user", text, ids)
+                event = reading.log("user", text, ids, asked=True)
                 with _kept(event):
                     reading.hear(ids)
-                    return _written(reading, sampling)
+                    return self._sourced(text, _written(reading, sampling), event.seq)
             aside = reading.aside()
             if reading.due(len(ids)):
                 aside.make_room()
             feed(aside, ids, reading.empty)
             written = write(aside, self._chat.prompt(), self._chat.end, sampling, reading.empty)
-            return reading.answer(list(written))
+            return self._sourced(text, reading.answer(list(caller.while_wanted(written))), sys.maxsize)
+
+    def _sourced(self, question: str, answer: Answer, before: int) -> Answer:
+        return replace(answer, find_sources=lambda: self._sources(question, answer.text, before))
 
     @overload
     def generate(
@@ -260,8 +254,8 @@ class Session:
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, **options)
         sampling.check_ids(self._backend.config.vocab_size)
         if stream:
-            return Stream(self._desk, self._chat, sampling)
-        with self._desk.using() as reading:
+            return Stream(self.desk, self._chat, sampling)
+        with self.desk.using() as reading:
             return _written(reading, sampling)
 
     # How it sleeps
@@ -295,15 +289,11 @@ class Session:
         check_depth(1 if passes is None or passes == "auto" else passes, rounds)
         if windows is not None and (isinstance(windows, bool) or not isinstance(windows, int) or windows < 1):
             raise SettingsError(f"windows is {windows!r}; a deep sleep reads a whole number of at least 1")
-        with self._desk.using() as reading:
+        with self.desk.using() as reading:
             depth = reading.depth(passes)
             light = reading.sleep("asked", depth)
             most = depth.max_passes if isinstance(depth, Probing) else depth
             return (reading.sleep_deep(most, rounds, windows) or light) if deep else light
-
-    def replay(self) -> FastWeights:
-        """Computes the head's state again from the event log: bit-equal in an equal environment."""
-        return replay(self._backend, self._archive.events(self.id))
 
 
 def _written(reading: OpenWindow, sampling: Sampling) -> Answer:

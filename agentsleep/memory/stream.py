@@ -34,7 +34,7 @@ class Stream(Iterator[str]):
             try:
                 piece = self._step()
             except BaseException:
-                self._done = True
+                self._done = self._over
                 raise
             if piece:
                 return piece
@@ -61,10 +61,18 @@ class Stream(Iterator[str]):
         """Ends the turn here. What was written of it stays in the session, marked as cut."""
         if self._done:
             return
-        self._done = True
-        if self._turn is not None:
-            self._desk.end(self._turn)
-            self.answer = self._turn.answer
+        try:
+            if self._turn is not None:
+                self._desk.end(self._turn)
+                self.answer = self._turn.answer
+        finally:
+            self._done = self._over
+
+    @property
+    def _over(self) -> bool:
+        """Whether there is nothing to end: a turn that was interrupted while it waited for the model can still go on,
+        or be closed."""
+        return self._turn is None or self._turn.over
 
     def __enter__(self) -> Stream:
         return self

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
+from agentsleep.archive import Hit
 from agentsleep.chat import ToolCall
 from agentsleep.gauge import Saturation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the model said.
+    """What the model said, from the state for reasoning; :attr:`sources` has the text for proof.
 
     text: empty where it called tools instead: ``calls``, of which ``call`` is the first.
     thought: what it wrote between thinking markers, where its chat format knows them.
@@ -27,6 +30,17 @@ class Answer:
     calls: tuple[ToolCall, ...] = ()
     thought: str | None = None
     warning: str | None = None
+    find_sources: Callable[[], tuple[Hit, ...]] = field(default=tuple, repr=False, compare=False)
+
+    @cached_property
+    def sources(self) -> tuple[Hit, ...]:
+        """Messages of the log that share words with the question and the answer, the best first. They are searched for
+        when they are first asked for; nothing in the network tells them, so they support an answer and prove nothing.
+
+        Raises:
+            ArchiveError: the archive is closed, or cannot be read.
+        """
+        return self.find_sources()
 
     def __post_init__(self) -> None:
         if self.call is not None and not self.calls:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, Literal
 
 from agentsleep.archive import JSON, Event, NewEvent, Scope, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
-from agentsleep.chat import Role
-from agentsleep.errors import MessageTooLong, SleepFailed
+from agentsleep.chat import Role, ToolCall
+from agentsleep.errors import MessageTooLong, SleepFailed, SnapshotConflict
 from agentsleep.gauge import saturation
 from agentsleep.memory.decoding import Sampling, Scratch, feed, write
 from agentsleep.memory.depth import Depth, Probing, consolidate
+from agentsleep.memory.later import taken
 from agentsleep.memory.lineage import Tally, deep, environment, slept_windows
 from agentsleep.memory.pins import Pins
 from agentsleep.memory.shared import Shared
+from agentsleep.memory.states import from_bytes, to_bytes
 from agentsleep.memory.values import Answer
 from agentsleep.policy import Passes
 from agentsleep.state import FastWeights
@@ -28,39 +31,72 @@ class OpenWindow:
     The log is the truth, and this is what follows from it. Whoever sees a method break off throws the object away and
     builds another one; nothing is mended in place.
 
+    Args:
+        upto: tokens of the log behind which nothing is read, for somebody who does not hold the session's lock. Whoever
+            holds it may write on meanwhile; that is left to the next window.
+
     Raises:
         ArchiveError: what it is built from cannot be read.
         SleepFailed, ArchiveFull: the log holds more than a window, and the sleep that this takes was not possible.
     """
 
-    def __init__(self, shared: Shared, session_id: str, scope: Scope) -> None:
-        self._backend = shared.backend
-        self._archive, self._policy, self._probes = shared.archive, shared.policy, shared.probes
-        self._id = session_id
-        record = self._archive.session(session_id)
-        self._events, self._logged = record.events, record.tokens
+    def __init__(self, shared: Shared, session_id: str, scope: Scope, *, upto: int | None = None) -> None:
+        self._backend, self._format = shared.backend, shared.chat
+        self._archive = shared.archive.user(scope.tenant, scope.user)
+        self._policy, self._probes, self._prober = shared.policy, shared.probes, shared.prober
+        self._id, self._upto = session_id, upto
         self._pending: list[int] = []  # of a turn that is being written: read, but not yet in the log
         self._parting = False  # whether the sleep under way puts what is pending into the log
         self._turn_logged = False  # whether a sleep has put the beginning of that turn into the log
+        self.dated: datetime | None = None  # when what is now read was first said, where that was not now
+        mark = self._build()
+        if mark.get("open_turn") and not self._heard and upto is None:
+            self._close_turn()
+
+    def _build(self) -> dict[str, Any]:
+        """Reads the head and the log behind it, and what is pending behind that; returns the head's mark."""
+        record = self._archive.session(self._id)
+        self._events, self._logged = record.events, record.tokens
         self.head: Snapshot | None = None
         state, mark = FastWeights(), dict[str, Any](stop=0, next_seq=0, pins_seq=None, number=0, tally={})
         if record.head is not None:
-            state, mark = self._read_head(record, scope)
-        self.tally = Tally.of(mark, lambda: self._archive.events(session_id))
+            state, mark = self._read_head(record)
+        self.tally = Tally.of(mark, lambda: self._archive.events(self._id))
         self.number: int = mark["number"]  # snapshots that the head descends from, itself included
         self._start: int = mark["stop"]  # tokens of the log before this window
-        events = self._archive.events(session_id, mark["next_seq"])
+        events = self._archive.events(self._id, mark["next_seq"])
         self._pins_seq: int | None = max((e.seq for e in events if "pins" in e.data), default=mark["pins_seq"])
         pinned = None if self._pins_seq is None else self._event(self._pins_seq)
         self.pins = Pins.of(pinned) if pinned else Pins()
-        self._chat = shared.chat.with_tools(self.pins.tools)
+        self._chat = self._format.with_tools(self.pins.tools)
         settings = self._backend.settings
         stored = Pins.rendered(pinned, settings) if pinned else None
         self.pinned = self.pins.render(self._chat, settings) if stored is None else stored
         self._heard = [event for event in events if event.token_ids]  # whose last token is not yet slept on
-        self._enter(state, [event.token_ids[max(0, self._start - event.position) :] for event in self._heard])
-        if mark.get("open_turn") and not self._heard:
-            self._close_turn()
+        self._open_turn = bool(mark.get("open_turn")) and not self._heard
+        end = self._logged if self._upto is None else self._upto
+        parts = [e.token_ids[max(0, self._start - e.position) : max(0, end - e.position)] for e in self._heard]
+        self._enter(state, [*parts, self._pending])
+        return mark
+
+    @property
+    def moved(self) -> bool:
+        """Whether a worker has slept for the session since this was built."""
+        return self._archive.session(self._id).head != (self.head.id if self.head else None)
+
+    def catch_up(self) -> bool:
+        """Takes over a head that a worker has moved: what it has not slept on is read onto the new state, also of a
+        turn that is being written. False if the head is where it was."""
+        if not self.moved:
+            return False
+        self._parting = False
+        self._build()
+        return True
+
+    @property
+    def logged(self) -> int:
+        """Tokens in the log."""
+        return self._logged
 
     @property
     def place(self) -> tuple[LiveWindow, int, int]:
@@ -86,11 +122,12 @@ class OpenWindow:
 
     # Building it
 
-    def _read_head(self, record: SessionRecord, scope: Scope) -> tuple[FastWeights, dict[str, Any]]:
+    def _read_head(self, record: SessionRecord) -> tuple[FastWeights, dict[str, Any]]:
         """The state that the window opens with, and the mark of the sleep that left it."""
         assert record.head is not None
-        self.head = self._archive.snapshot(record.head, tenant=scope.tenant, user=scope.user)
-        state = FastWeights.load(self._archive.load_state(record.head, tenant=scope.tenant, user=scope.user))
+        self.head = self._archive.snapshot(record.head)
+        state = from_bytes(self._archive.load_state(record.head))
+        self._prober.check(self.head, state)  # a restore is never a silent nothing
         return state, dict(self._event(self.head.span[1] - 1).data)
 
     def _event(self, seq: int) -> Event:
@@ -109,9 +146,9 @@ class OpenWindow:
     def _close_turn(self) -> None:
         """Ends an assistant's turn whose writer died after a sleep had fallen into it."""
         ids: list[int] = []
-        seq = self._events - 2  # a part of the turn and the mark behind it, and before them maybe another such pair
-        while seq >= 0 and (part := self._event(seq)).data.get("open"):
-            ids, seq = [*part.token_ids, *ids], seq - 2
+        seq = self._events - 1  # marks, and between them the parts of the turn
+        while seq >= 0 and ((part := self._event(seq)).kind != "tokens" or part.data.get("open")):
+            ids, seq = [*part.token_ids, *ids], seq - 1
         self._turn_logged = True
         self.end_turn(ids[len(self._chat.prompt()) :])
 
@@ -133,19 +170,21 @@ class OpenWindow:
             )
         return ids
 
-    def log(self, role: Role, text: str, ids: Sequence[int]) -> Event:
+    def log(self, role: Role, text: str, ids: Sequence[int], **data: JSON) -> Event:
         """Logs a message, which :meth:`hear` is then to read."""
-        return self._append(NewEvent(kind="tokens", role=role, token_ids=tuple(ids), text=text))
+        event = NewEvent(kind="tokens", role=role, token_ids=tuple(ids), text=text, data=data, created=self.dated)
+        return self._append(event)
 
     def hear(self, ids: Sequence[int]) -> None:
         """Reads a message that is in the log."""
         feed(self, ids, self.empty)
 
-    def pin(self, pins: Pins) -> None:
+    def pin(self, pins: Pins, **more: JSON) -> None:
         """Logs other pins. They hold from the next OpenWindow on, which re-reads this window under its new head."""
         settings = self._backend.settings
         data = pins.data(settings, pins.render(self._chat.with_tools(pins.tools), settings))
-        self._append(NewEvent(kind="tokens", role="system", text=pins.system, data=data))
+        event = NewEvent(kind="tokens", role="system", text=pins.system, data=data | more, created=self.dated)
+        self._append(event)
 
     def aside(self) -> Scratch:
         """A fork in memory."""
@@ -156,25 +195,61 @@ class OpenWindow:
         self._pending, self._turn_logged = [], False
         return write(self, self._chat.prompt(), self._chat.end, sampling, self.empty, self._pending_more)
 
+    def take_over(self, event: Event) -> None:
+        """Logs an event that was logged before, in another session of the same model."""
+        again = NewEvent(
+            kind=event.kind,
+            role=event.role,
+            token_ids=event.token_ids,
+            text=event.text,
+            data=event.data,
+            created=event.created,
+        )
+        self._append(again)
+
+    def speak(self, text: str, calls: Sequence[ToolCall], **more: JSON) -> None:
+        """Reads and logs a turn that another model wrote, in this one's format; calls one after the other."""
+        for call in calls:
+            self.repeat_turn(self._chat.call(call), cut=False, **more)
+        if not calls:
+            said = [*self._chat.prompt(), self._chat.end, *self._chat.close]
+            self.repeat_turn(self._chat.message("assistant", text) if text.strip() else said, cut=False, **more)
+
+    def repeat_turn(self, ids: Sequence[int], *, cut: bool, **more: JSON) -> None:
+        """Reads and logs a turn that was written before, as :meth:`write` would have read it: a sleep falls into it
+        where the window is full.
+
+        Args:
+            ids: its tokens, from the prompt to what closes it.  cut: the end was not written by the model.
+            more: for the log.
+        """
+        prompt, close = self._chat.prompt(), self._chat.close
+        written = [*ids[len(prompt) : len(ids) - len(close) - cut]]
+        self._pending, self._turn_logged = [], False
+        feed(self, prompt, self.empty, self._pending_more)
+        feed(self, written, 0, self._pending_more)
+        self.end_turn(written, more=more)
+
     def _pending_more(self, ids: Sequence[int]) -> None:
         self._pending += ids  # not the list's own method: a sleep puts another list in its place
 
-    def end_turn(self, written: Sequence[int], *, broken: bool = False) -> None:
+    def end_turn(self, written: Sequence[int], *, broken: bool = False, more: Mapping[str, JSON] | None = None) -> None:
         """Logs a turn, or what a sleep has left of it; one that is cut off gets an end all the same.
 
         Args:
             written: its tokens without the prompt.
             broken: something broke off; these are the last words of this object.
+            more: for the log.
         """
         end, close = self._chat.end, self._chat.close
-        if broken and self._parting and self._archive.session(self._id).events != self._events:
+        if broken and self._parting and any(e.data.get("open") for e in self._archive.events(self._id, self._events)):
             # What broke off was a sleep that had been stored, and with it what was pending.
-            self._turn_logged, self._pending = self._turn_logged or bool(self._pending), []
+            self._turn_logged, self._pending = True, []
         if not self._pending and not self._turn_logged:
             return
         finished = bool(written) and written[-1] == end
         text = self._chat.text(written)
-        data: dict[str, JSON] = {"generated": True, **({} if finished else {"cut": True})}
+        data: dict[str, JSON] = {"generated": True, **({} if finished else {"cut": True}), **(more or {})}
         reply = self._chat.parse(written)
         if reply.warning:
             data["warning"] = reply.warning
@@ -187,7 +262,12 @@ class OpenWindow:
         self._pending, self._turn_logged = [], False
         if past != ids:
             data["unthought"] = len(ids) - len(past)
-        self._append(NewEvent(kind="tokens", role="assistant", token_ids=tuple(past), text=text, data=data))
+        if reply.calls:  # for readers without this model's tokenizer
+            data["calls"] = [{"name": call.name, "arguments": dict(call.arguments)} for call in reply.calls]
+        said = NewEvent(
+            kind="tokens", role="assistant", token_ids=tuple(past), text=text, data=data, created=self.dated
+        )
+        self._append(said)
         if broken:
             return
         if past == ids:
@@ -229,11 +309,17 @@ class OpenWindow:
     def sleep_if_due(self, more: int = 0) -> None:
         """Sleeps if the policy wants it, now or before a message of ``more`` tokens."""
         if self.due(more):
-            self.sleep("policy", self.depth(), self._kept(more))
+            self._sleep_by_itself("policy", more)
 
     def make_room(self, more: int = 0) -> None:
         """Sleeps because the window is full, or does not hold ``more`` tokens."""
-        self.sleep("overflow", self.depth(), self._kept(more))
+        self._sleep_by_itself("overflow", more)
+
+    def _sleep_by_itself(self, reason: str, more: int) -> None:
+        """If a job is queued for the session, this is its sleep."""
+        with taken(self._archive, self._id) as job:
+            behind = self._start + len(self.window) - len(self.pinned) - job.stop
+            job.snapshot = self.sleep(reason, self.depth(job.passes), min(self._kept(more), max(0, behind)))
 
     def _kept(self, more: int) -> int:
         """How many of the last tokens the policy keeps in the window, so that ``more`` still fit behind them."""
@@ -247,9 +333,19 @@ class OpenWindow:
     def sleep(self, reason: str, depth: Depth, keep: int = 0) -> Snapshot | None:
         """Light sleep: compute, store, move the head, and only then open the next window. None if nothing was read.
 
+        If a worker was faster, its state is taken over, and what it has left is slept on.
+
         Args:
             keep: how many of the last tokens are not slept on; the next window starts with them.
         """
+        try:
+            return self._sleep(reason, depth, keep)
+        except SnapshotConflict:
+            if not self.catch_up():
+                raise
+        return self.sleep(reason, depth, keep) or self.head
+
+    def _sleep(self, reason: str, depth: Depth, keep: int) -> Snapshot | None:
         content = len(self.window) - len(self.pinned) - keep
         if content <= 0:
             return None
@@ -262,7 +358,8 @@ class OpenWindow:
         self._parting = bool(self._pending) and not keep
         if self._parting:  # a turn that is still being written; its end follows behind the mark
             part = {"generated": True, "open": True}
-            events.append(NewEvent(kind="tokens", role="assistant", token_ids=tuple(self._pending), data=part))
+            ids = tuple(self._pending)
+            events.append(NewEvent(kind="tokens", role="assistant", token_ids=ids, data=part, created=self.dated))
         stop = self._start + content
         unread = [event for event in self._heard if event.position + len(event.token_ids) > stop]
         mark: dict[str, JSON] = {
@@ -270,14 +367,14 @@ class OpenWindow:
             "stop": stop,
             "pinned": self.pinned,
             "pins_seq": self._pins_seq,
-            "next_seq": unread[0].seq if unread else self._events + len(events) + 1,
+            "next_seq": self._next_seq(unread, len(events) + 1),
             "number": self.number + 1,
             "passes": passes,
             "tally": asdict(tally),
             "reason": reason,
             "open_turn": self._parting,
         }
-        events.append(NewEvent(kind="sleep", data=mark))
+        events.append(NewEvent(kind="sleep", data=mark, created=self.dated))
         metrics = {"ms": ms, "tokens": content} | ({"probe_tokens": probe_tokens} if probe_tokens else {})
         snapshot = self._commit(state, events, passes, 1, reason, "light", metrics)
         self.tally = tally
@@ -287,9 +384,22 @@ class OpenWindow:
         self._enter(state, [kept])
         return snapshot
 
-    def sleep_deep(self, passes: int, rounds: int, windows: int | None) -> Snapshot | None:
+    def _next_seq(self, unread: Sequence[Event], more: int) -> int:
+        """The first event that is not wholly slept on, once ``more`` are in the log. Behind the place up to which this
+        is read there may be others by then."""
+        return unread[0].seq if unread else self._events + (more if self._upto is None else 0)
+
+    def sleep_deep(self, passes: int, rounds: int, windows: int | None, reason: str = "asked") -> Snapshot | None:
         """Deep sleep on the newest ``windows`` archived windows (None: all); None if there are none yet. The open
         window is empty: a light sleep comes before it."""
+        try:
+            return self._sleep_deep(passes, rounds, windows, reason)
+        except SnapshotConflict:
+            if not self.catch_up():
+                raise
+        return self.sleep_deep(passes, rounds, windows, reason)
+
+    def _sleep_deep(self, passes: int, rounds: int, windows: int | None, reason: str) -> Snapshot | None:
         archived = slept_windows(self._archive.events(self._id))
         if not archived:
             return None
@@ -306,12 +416,13 @@ class OpenWindow:
             "tally": asdict(tally),
             "stop": self._start,
             "pins_seq": self._pins_seq,
-            "next_seq": self._events + 1,
+            "next_seq": self._next_seq(self._heard, 1),
             "number": self.number + 1,
+            "open_turn": self._open_turn,
         }
         read = rounds * sum(len(window.ids) for window in archived[first:])
-        event = NewEvent(kind="deep_sleep", data=mark)
-        snapshot = self._commit(state, [event], passes, rounds, "asked", "deep", {"ms": ms, "tokens": read})
+        event = NewEvent(kind="deep_sleep", data=mark, created=self.dated)
+        snapshot = self._commit(state, [event], passes, rounds, reason, "deep", {"ms": ms, "tokens": read})
         self.tally = tally
         self._enter(state, ())
         return snapshot
@@ -337,7 +448,7 @@ class OpenWindow:
         head = self._archive.commit_snapshot(
             self._id,
             expected_head=self.head.id if self.head else None,
-            state=state.save(),
+            state=to_bytes(state),
             events=events,
             fingerprint=self._backend.fingerprint,
             passes=passes,
@@ -351,8 +462,10 @@ class OpenWindow:
                 "largest_change": change,
                 "saturation": saturation(state).overall,
             },
-            expected_events=self._events,
+            probe=self._prober.ask(state),
+            expected_events=self._events if self._upto is None else None,
         )
         self.head, self.number = head, self.number + 1
-        self._events, self._logged = head.span[1], head.tokens
+        if self._upto is None:
+            self._events, self._logged = head.span[1], head.tokens
         return head

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -10,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from agentsleep.archive import Archive, SessionLock
-from agentsleep.errors import ArchiveError, SessionBusy, SessionNotFound, SettingsError
+from agentsleep.archive import Archive, SessionLock, UserArchive
+from agentsleep.errors import SessionBusy, SessionNotFound, SettingsError
 from tests.archive.helpers import child, opened
 
 
-@pytest.fixture(params=["file", "memory"])
-def either(request: pytest.FixtureRequest, path: Path) -> Iterator[Archive]:
-    with Archive(path if request.param == "file" else ":memory:") as archive:
-        yield archive
+@pytest.fixture(params=["sqlite", "memory", "postgresql"])
+def either(request: pytest.FixtureRequest, path: Path) -> Iterator[UserArchive]:
+    where = {"sqlite": str(path), "memory": ":memory:"}.get(request.param) or request.getfixturevalue("postgres_url")
+    with Archive(where) as archive:
+        yield archive.user("acme", "ada")
 
 
-def test_one_writer_at_a_time_within_a_thread(either: Archive) -> None:
+def test_one_writer_at_a_time_within_a_thread(either: UserArchive) -> None:
     session = opened(either)
     with SessionLock(either, session.id) as lock:
         assert lock.held
@@ -37,12 +37,12 @@ def test_one_writer_at_a_time_within_a_thread(either: Archive) -> None:
         pass
 
 
-def test_other_sessions_are_free(either: Archive) -> None:
+def test_other_sessions_are_free(either: UserArchive) -> None:
     with SessionLock(either, opened(either, "a").id), SessionLock(either, opened(either, "b").id):
         pass
 
 
-def test_release_is_idempotent_and_gives_only_ones_own(either: Archive) -> None:
+def test_release_is_idempotent_and_gives_only_ones_own(either: UserArchive) -> None:
     session = opened(either)
     first, second = SessionLock(either, session.id), SessionLock(either, session.id)
     first.release()
@@ -58,7 +58,7 @@ def test_release_is_idempotent_and_gives_only_ones_own(either: Archive) -> None:
             first.acquire()
 
 
-def test_a_body_that_raises_releases(either: Archive) -> None:
+def test_a_body_that_raises_releases(either: UserArchive) -> None:
     session = opened(either)
     with pytest.raises(KeyboardInterrupt), SessionLock(either, session.id):
         raise KeyboardInterrupt
@@ -66,7 +66,7 @@ def test_a_body_that_raises_releases(either: Archive) -> None:
         pass
 
 
-def test_a_waiter_gets_it_when_it_is_free(either: Archive) -> None:
+def test_a_waiter_gets_it_when_it_is_free(either: UserArchive) -> None:
     session = opened(either)
     first = SessionLock(either, session.id)
     first.acquire()
@@ -77,7 +77,7 @@ def test_a_waiter_gets_it_when_it_is_free(either: Archive) -> None:
     timer.join()
 
 
-def test_a_waiter_gives_up(either: Archive) -> None:
+def test_a_waiter_gives_up(either: UserArchive) -> None:
     session = opened(either)
     with SessionLock(either, session.id):
         began = time.monotonic()
@@ -86,7 +86,7 @@ def test_a_waiter_gives_up(either: Archive) -> None:
         assert 0.1 <= time.monotonic() - began < 5
 
 
-def test_threads_take_turns(either: Archive) -> None:
+def test_threads_take_turns(either: UserArchive) -> None:
     session, inside, most = opened(either), [0], [0]
 
     def one() -> None:
@@ -105,71 +105,53 @@ def test_threads_take_turns(either: Archive) -> None:
     assert most == [1]
 
 
-def test_two_archives_on_one_file_share_locks(archive: Archive, path: Path) -> None:
-    session = opened(archive)
-    with Archive(path) as other, SessionLock(archive, session.id), pytest.raises(SessionBusy):
-        SessionLock(other, session.id).acquire()
+def test_two_archives_on_one_database_share_locks(ada: UserArchive, where: str) -> None:
+    session = opened(ada)
+    with Archive(where) as other, SessionLock(ada, session.id), pytest.raises(SessionBusy):
+        SessionLock(other.user("acme", "ada"), session.id).acquire()
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), float("inf")])
-def test_a_timeout_is_a_number_of_seconds(archive: Archive, timeout: float) -> None:
+def test_a_timeout_is_a_number_of_seconds(ada: UserArchive, timeout: float) -> None:
     with pytest.raises(SettingsError, match="timeout"):
-        SessionLock(archive, opened(archive).id, timeout=timeout)
+        SessionLock(ada, opened(ada).id, timeout=timeout)
 
 
-@pytest.mark.parametrize("name", ["nobody", "../../escape", "", "a/b"])
-def test_only_sessions_that_exist_are_locked(archive: Archive, path: Path, name: str) -> None:
-    lock = SessionLock(archive, name)
+def test_another_users_session_is_locked_by_nobody_else(archive: Archive, ada: UserArchive) -> None:
+    session = opened(ada)
     with pytest.raises(SessionNotFound):
-        lock.acquire()
-    assert not path.with_name(path.name + ".locks").exists()
-
-
-def test_a_folder_that_cannot_be_made(archive: Archive, path: Path) -> None:
-    session = opened(archive)
-    blocker = path.with_name(path.name + ".locks")
-    blocker.write_text("not a folder")
-    with pytest.raises(ArchiveError, match="cannot be taken"):
-        SessionLock(archive, session.id).acquire()
-    blocker.unlink()
-    with SessionLock(archive, session.id):  # the failure left nothing held
+        SessionLock(archive.user("acme", "eve"), session.id).acquire()
+    with SessionLock(ada, session.id):  # the attempt left nothing held
         pass
 
 
-def test_another_process_is_named_and_its_death_frees_the_session(archive: Archive, path: Path) -> None:
-    session = opened(archive)
-    holder = child("hold", path, session.id)
+def test_another_process_is_named_and_its_death_frees_the_session(ada: UserArchive, where: str) -> None:
+    session = opened(ada)
+    holder = child("hold", where, session.id)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(SessionBusy, match=f"process {holder.pid} on .* since 20"):
-            SessionLock(archive, session.id, timeout=0.05).acquire()
-        # Nobody knows the holder without its note, but the lock stands.
-        note = path.with_name(path.name + ".locks") / f"{session.id}.json"
-        assert json.loads(note.read_text())["pid"] == holder.pid
-        note.write_text("{")
-        with pytest.raises(SessionBusy, match="another process"):
-            SessionLock(archive, session.id).acquire()
+        with pytest.raises(SessionBusy, match=rf"\b{holder.pid} on .* since 20"):
+            SessionLock(ada, session.id, timeout=0.05).acquire()
         holder.send_signal(signal.SIGKILL)
         holder.wait()
-        with SessionLock(archive, session.id):
-            assert json.loads(note.read_text())["pid"] == os.getpid()
-        assert not note.exists()
+        with SessionLock(ada, session.id, timeout=10):
+            pass
     finally:
         holder.kill()
         holder.communicate()
 
 
-def test_another_process_that_ends_lets_a_waiter_in(archive: Archive, path: Path) -> None:
-    session = opened(archive)
-    holder = child("hold", path, session.id)
+def test_another_process_that_ends_lets_a_waiter_in(ada: UserArchive, where: str) -> None:
+    session = opened(ada)
+    holder = child("hold", where, session.id)
     try:
         assert holder.stdout is not None
         assert holder.stdin is not None
         assert holder.stdout.readline() == "held\n"
         timer = threading.Timer(0.1, holder.stdin.close)
         timer.start()
-        with SessionLock(archive, session.id, timeout=30):
+        with SessionLock(ada, session.id, timeout=30):
             pass
         timer.join()
         assert holder.wait() == 0

@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
-from agentsleep.archive import Archive, NewEvent
+from agentsleep.archive import Archive, NewEvent, UserArchive
 from agentsleep.errors import InputError, SnapshotConflict, SnapshotNotFound
-from tests.archive.helpers import opened, scope, slept
+from tests.archive.helpers import loaded, opened, slept
+from tests.postgres import PostgresServer
 
 USERS = ["ada", "bob"]
-TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -63,11 +71,17 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name) / "memory.db"
-        self.archive = Archive(self.path)
+        self.where = self.place()
+        self.archive = Archive(self.where)
         self.sessions: dict[str, Picture] = {}
         self.snapshots: dict[str, Moment] = {}
         self.threads = 0
+
+    def place(self) -> str:
+        return str(Path(self.folder.name) / "memory.db")
+
+    def of(self, user: str) -> UserArchive:
+        return self.archive.user("acme", user)
 
     def teardown(self) -> None:
         self.archive.close()
@@ -89,13 +103,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(user=st.sampled_from(USERS))
     def open(self, user: str) -> None:
-        record = opened(self.archive, self.new_thread(), user=user)
+        record = opened(self.of(user), self.new_thread())
         self.sessions[record.id] = Picture(user)
 
     @rule(data=st.data(), events=st.lists(SAID | MARKS, max_size=3))
     def append(self, data: st.DataObject, events: list[NewEvent]) -> None:
         name = self.session_id(data)
-        written = self.archive.append(name, events)
+        written = self.of(self.sessions[name].user).append(name, events)
         assert [one.seq for one in written] == list(
             range(len(self.sessions[name].log), len(self.sessions[name].log) + len(events))
         )
@@ -107,7 +121,7 @@ class Machine(RuleBasedStateMachine):
         picture = self.sessions[name]
         parent = picture.history[-1] if picture.history else None
         snapshot = slept(
-            self.archive, name, state, events=marks, expected_head=parent, expected_events=len(picture.log)
+            self.of(picture.user), name, state, events=marks, expected_head=parent, expected_events=len(picture.log)
         )
         picture.log += marks
         start = len(self.snapshots[parent].log) if parent else 0
@@ -123,54 +137,54 @@ class Machine(RuleBasedStateMachine):
         head = self.sessions[name].history[-1] if self.sessions[name].history else None
         wrong = other if other != head else None
         with pytest.raises(SnapshotConflict):
-            slept(self.archive, name, b"lost", events=[mark], expected_head=wrong)
+            slept(self.of(self.sessions[name].user), name, b"lost", events=[mark], expected_head=wrong)
 
     @precondition(lambda self: self.snapshots)
     @rule(data=st.data())
     def fork(self, data: st.DataObject) -> None:
         name = self.snapshot_id(data)
         moment = self.snapshots[name]
-        record = self.archive.fork(name, scope(self.new_thread(), user=moment.user))
+        record = self.of(moment.user).fork(name, self.new_thread())
         assert record.forked_from == name
         self.sessions[record.id] = Picture(moment.user, list(moment.log), list(moment.history))
         with pytest.raises(InputError):
-            self.archive.fork(name, record.scope)
+            self.of(moment.user).fork(name, record.scope.thread)
 
     @precondition(lambda self: self.snapshots)
     @rule(data=st.data(), tag=st.none() | st.text("ab", min_size=1, max_size=3))
     def tag(self, data: st.DataObject, tag: str | None) -> None:
         name = self.snapshot_id(data)
-        self.archive.tag(name, tag, tenant="acme", user=self.snapshots[name].user)
+        self.of(self.snapshots[name].user).tag(name, tag)
         self.snapshots[name].tag = tag
 
     @precondition(lambda self: self.snapshots)
     @rule(data=st.data())
     def trespass(self, data: st.DataObject) -> None:
         name = self.snapshot_id(data)
-        other = next(user for user in USERS if user != self.snapshots[name].user)
-        calls: list[Any] = [self.archive.snapshot, self.archive.load_state]
+        other = self.of(next(user for user in USERS if user != self.snapshots[name].user))
+        calls: list[Any] = [other.snapshot, other.load_state]
         for call in calls:
             with pytest.raises(SnapshotNotFound):
-                call(name, tenant="acme", user=other)
+                call(name)
         with pytest.raises(SnapshotNotFound):
-            self.archive.fork(name, scope(self.new_thread(), user=other))
+            other.fork(name, self.new_thread())
 
     @rule()
     def reopen(self) -> None:
         self.archive.close()
-        self.archive = Archive(self.path)
+        self.archive = Archive(self.where)
 
     @rule(data=st.data(), start=st.integers(0, 12), stop=st.none() | st.integers(0, 12))
     def slice(self, data: st.DataObject, start: int, stop: int | None) -> None:
         name = self.session_id(data)
-        found = self.archive.events(name, start, stop)
+        found = self.of(self.sessions[name].user).events(name, start, stop)
         assert [one.seq for one in found] == list(range(len(self.sessions[name].log)))[start:stop]
 
     @invariant()
     def logs_agree(self) -> None:
         for name, picture in self.sessions.items():
-            found = self.archive.events(name)
-            record = self.archive.session(name)
+            found = self.of(picture.user).events(name)
+            record = self.of(picture.user).session(name)
             assert (record.events, record.head) == (len(picture.log), picture.history[-1] if picture.history else None)
             position = 0
             for one, wanted in zip(found, picture.log, strict=True):
@@ -182,20 +196,35 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def histories_agree(self) -> None:
         for name, picture in self.sessions.items():
-            found = self.archive.snapshots(name)
+            found = self.of(picture.user).snapshots(name)
             assert [one.id for one in found] == picture.history
             assert [one.tag for one in found] == [self.snapshots[one].tag for one in picture.history]
         for name, moment in self.snapshots.items():
-            assert self.archive.load_state(name, tenant="acme", user=moment.user) == moment.state
+            assert loaded(self.of(moment.user), name) == moment.state
 
     @invariant()
     def lists_agree(self) -> None:
         for user in USERS:
-            found = [one.id for one in self.archive.sessions("acme", user)]
+            found = [one.id for one in self.of(user).sessions()]
             assert found == [name for name, picture in self.sessions.items() if picture.user == user]
 
 
-Machine.TestCase.settings = settings(
-    max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
-)
-test_the_archive_agrees_with_its_model = Machine.TestCase
+OPTIONS = settings(max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def test_the_archive_agrees_with_its_model_on_sqlite() -> None:
+    run_state_machine_as_test(Machine, settings=OPTIONS)
+
+
+def test_the_archive_agrees_with_its_model_on_postgresql(postgres_server: PostgresServer) -> None:
+    name = postgres_server.create()
+
+    class OnServer(Machine):
+        def place(self) -> str:
+            postgres_server.clean(name)
+            return postgres_server.url(name)
+
+    try:
+        run_state_machine_as_test(OnServer, settings=settings(OPTIONS, max_examples=6))
+    finally:
+        postgres_server.drop(name)

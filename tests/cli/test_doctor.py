@@ -18,9 +18,10 @@ from agentsleep.backends import LiveWindow, loading
 from agentsleep.backends.loading import shipped_model
 from agentsleep.backends.report import Report, Verdict
 from agentsleep.cli import checks
+from agentsleep.cli import selftest as self_test
 from agentsleep.cli.selftest import selftest
 from agentsleep.conformance import save_model
-from agentsleep.memory import Session, SleepMemory
+from agentsleep.memory import Session, SleepMemory, states
 from agentsleep.state import FastWeights
 from tests.spoken import save_tiny
 
@@ -227,10 +228,11 @@ def _execute(path: Path, statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [("'99'", "version 99"), ("'one'", "no version"), (None, "no version (None)")]
+    ("value", "said"), [("'99'", "revision 99"), ("'one'", "no revision"), (None, "no revision (None)")]
 )
 def test_a_schema_that_is_not_ours(archive, value, said) -> None:
-    _execute(archive, "DELETE FROM meta" if value is None else f"UPDATE meta SET value = {value}")
+    change = "DELETE FROM alembic_version" if value is None else f"UPDATE alembic_version SET version_num = {value}"
+    _execute(archive, change)
     check = found(checks.archive(archive))["schema"]
     assert check.status == "fail"
     assert said in check.value
@@ -238,18 +240,18 @@ def test_a_schema_that_is_not_ours(archive, value, said) -> None:
 
 @pytest.mark.parametrize("change", ["data = zeroblob(length(data))", "data = 'text'", "data = x''"])
 def test_a_damaged_state_is_found(archive, change) -> None:
-    _execute(archive, f"UPDATE states SET {change}")
+    _execute(archive, f"UPDATE chunks SET {change}")
     check = found(checks.archive(archive))["states"]
     assert check.status == "fail"
     assert "restore" in check.remedy
 
 
 def test_a_missing_state_is_found(archive) -> None:
-    _execute(archive, "DELETE FROM states")
+    _execute(archive, "DELETE FROM chunks")
     seen = found(checks.archive(archive))
     assert seen["states"].status == "fail"
     assert seen["integrity"].status == "fail"
-    assert "snapshots points to a missing row of states" in seen["integrity"].value
+    assert "pieces points to a missing row of chunks" in seen["integrity"].value
 
 
 def test_damaged_pages_are_found(archive) -> None:
@@ -310,10 +312,10 @@ def broken_reading(monkeypatch) -> None:
 
 
 def broken_loading(monkeypatch) -> None:
-    real = FastWeights.load
-    monkeypatch.setattr(
-        FastWeights, "load", classmethod(lambda cls, data: cls({n: t + 1e-3 for n, t in real(data).items()}))
-    )
+    def load(tensors):
+        return FastWeights({n: t + 1e-7 for n, t in states.from_bytes(tensors).items()})
+
+    monkeypatch.setattr(self_test, "from_bytes", load)
 
 
 def broken_replay(monkeypatch) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from agentsleep.archive import Archive, Snapshot
+from agentsleep.archive import Archive, Snapshot, TensorBytes, UserArchive
 from agentsleep.cli import probe
 from agentsleep.cli.archives import archive_path, find_snapshot
 from agentsleep.errors import InputError, SnapshotDamaged, SnapshotNotFound
-from agentsleep.memory import SleepMemory
+from agentsleep.memory import SleepMemory, restoring
 from agentsleep.policy import SleepPolicy
 from agentsleep.state import FastWeights
 from tests.spoken import save_tiny
@@ -56,7 +56,7 @@ def filled(tmp_path_factory) -> World:
             fork_head = session.sleep()
             fork = session.history()
         assert fork_head is not None
-        memory.archive.tag(fork_head.id, "after [red]carol[/red]", tenant="default", user="ada")
+        memory.archive.user("default", "ada").tag(fork_head.id, "after [red]carol[/red]")
         with memory.session("secret", user="bob", tenant="acme") as session:
             session.add("tool", "eve hands over to mallory .")
             session.sleep()
@@ -90,6 +90,7 @@ def test_list_shows_every_snapshot_of_a_user_once(cli, filled) -> None:
     assert {(row["passes"], row["rounds"]) for row in rows} == {(2, 1)}
     assert [row["tokens"] for row in rows] == [s.tokens for s in [*filled.one, filled.fork[-1]]]
     assert all(row["state_bytes"] == filled.one[0].state_bytes for row in rows)
+    assert {row["status"] for row in rows} == {"stored"}
     assert rows[-1]["tag"] == "after [red]carol[/red]"
     assert document["archive"] == str(filled.path)
 
@@ -107,6 +108,14 @@ def test_list_as_a_table(cli, filled) -> None:
     assert "after [red]carol[/red]" in shown  # no markup in what users wrote
     assert "two ←" in shown
     assert filled.other[0].id[:8] not in shown
+
+
+def test_a_narrow_list_keeps_what_is_needed_to_go_on(cli, filled, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli("snapshots", "list", *ada(filled)).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(snapshot.id[:8] in shown for snapshot in filled.one)
+    assert "trigger" not in shown
 
 
 def test_another_users_memory_is_not_there(cli, filled) -> None:
@@ -195,17 +204,24 @@ def test_what_is_no_id(cli, filled, monkeypatch) -> None:
     assert "begins with '%'" in cli.complaint("snapshots", "show", "%", *ada(filled))
     assert "Missing argument" in cli.complaint("snapshots", "show", *ada(filled))
     same = [s.id for s in filled.one[:2]]
-    monkeypatch.setattr("agentsleep.cli.archives.snapshots_of", lambda *_: [_Named("ab12" + i) for i in same])
+    monkeypatch.setattr(UserArchive, "all_snapshots", lambda self: [_Named("ab12" + i) for i in same])
     with Archive(filled.path) as archive:
+        theirs = archive.user("default", "ada")
         with pytest.raises(InputError, match=r"2 snapshots have ids that begin with 'ab1' \(ab12"):
-            find_snapshot(archive, "ab1", "default", "ada")
+            find_snapshot(theirs, "ab1")
         with pytest.raises(SnapshotNotFound):
-            find_snapshot(archive, "b12", "default", "ada")
+            find_snapshot(theirs, "b12")
+
+
+def test_a_tag_will_do_as_well(cli, filled) -> None:
+    shown = cli("snapshots", "show", "after [red]carol[/red]", *ada(filled), "--json").stdout
+    assert json.loads(shown)["id"] == filled.fork[-1].id
 
 
 @dataclass
 class _Named:
     id: str
+    tag: str | None = None
 
 
 # restore
@@ -220,9 +236,10 @@ def test_restore_forks_and_says_how_to_go_on(cli, world) -> None:
     assert document["tokens"] == snapshot.tokens
     assert document["probe"]["difference"] > 0
     with Archive(world.path) as archive:
-        record = next(r for r in archive.sessions("default", "ada") if r.scope.thread == "again")
+        theirs = archive.user("default", "ada")
+        record = theirs.find("again")
         assert record.head == record.forked_from == snapshot.id
-        assert [s.id for s in archive.snapshots(record.id)] == [snapshot.id]
+        assert [s.id for s in theirs.snapshots(record.id)] == [snapshot.id]
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", document["python"]], cwd=ROOT, capture_output=True, text=True
     )
@@ -267,21 +284,22 @@ def test_restore_needs_the_model_that_wrote_it(cli, world, tmp_path) -> None:
 def test_restore_of_a_damaged_state_makes_no_thread(cli, world) -> None:
     snapshot = world.one[0]
     with closing(sqlite3.connect(world.path)) as database, database:
-        database.execute("UPDATE states SET data = zeroblob(length(data)) WHERE digest = ?", (snapshot.state_digest,))
+        database.execute("UPDATE chunks SET data = zeroblob(length(data))")
     before = _sessions(world)
     said = cli.complaint("snapshots", "restore", snapshot.id, *ada(world), "--model", world.model)
-    assert "do not match their digest" in said
+    assert snapshot.id in said
+    assert "digest" in said
     assert _sessions(world) == before
 
 
-@pytest.mark.parametrize(("value", "named"), [(float("nan"), "not finite"), (0.0, "like an empty memory")])
+@pytest.mark.parametrize(("value", "named"), [(float("nan"), "not finite"), (0.0, "does not speak as it did")])
 def test_a_state_that_does_not_speak_is_not_restored(world, monkeypatch, value, named) -> None:
-    real = FastWeights.load
-    monkeypatch.setattr(
-        FastWeights,
-        "load",
-        classmethod(lambda cls, data: cls({n: torch.full_like(t, value) for n, t in real(data).items()})),
-    )
+    real = restoring.from_bytes
+
+    def broken(tensors: list[TensorBytes]) -> FastWeights:
+        return FastWeights({name: torch.full_like(tensor, value) for name, tensor in real(tensors).items()})
+
+    monkeypatch.setattr(restoring, "from_bytes", broken)
     before = _sessions(world)
     with pytest.raises(SnapshotDamaged, match=named):
         probe.restored(world.path, world.model, world.one[0], "x")
@@ -290,7 +308,7 @@ def test_a_state_that_does_not_speak_is_not_restored(world, monkeypatch, value, 
 
 def _sessions(world: World) -> list[object]:
     with Archive(world.path) as archive:
-        return [archive.sessions("default", "ada"), archive.sessions("acme", "bob")]
+        return [archive.user("default", "ada").sessions(), archive.user("acme", "bob").sessions()]
 
 
 # all of them

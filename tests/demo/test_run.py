@@ -166,7 +166,7 @@ def test_a_fork_with_a_fluent_agent(tiny_model, tmp_path, monkeypatch) -> None:
 def test_a_snapshot_of_another_archive_cannot_be_forked(small, tiny_model, tmp_path) -> None:
     document, _, _ = small
     with SleepMemory(tiny_model, archive=tmp_path / "other.db") as memory, pytest.raises(SnapshotNotFound):
-        memory.archive.snapshot(document["fork"]["snapshot"]["id"], tenant="default", user="default")
+        memory.archive.user("default", "default").snapshot(document["fork"]["snapshot"]["id"])
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_every_sleep_has_the_passes_and_rounds_that_are_measured(
     episode, questions = PLAN.draw(0)
     with SleepMemory(untrained, archive=":memory:", policy=SleepPolicy(passes=3)) as memory:
         live(memory, episode, questions, thread="t", passes=3, rounds=(1, 4))
-        slept = [s for session in memory.sessions() for s in memory.archive.snapshots(session.id)]
+        slept = [s for session in memory.sessions() for s in memory.archive.user("default", "default").snapshots(session.id)]
     assert {(s.mode, s.passes, s.rounds) for s in slept} == {("light", 3, 1), ("deep", 3, 3)}
 
 
@@ -179,7 +179,7 @@ def test_a_fact_lies_in_the_window_whose_sleep_read_it(untrained: Path, monkeypa
     with SleepMemory(untrained, archive=":memory:") as memory, memory.session("t") as session:
         explore(session, episode)
         session.sleep()
-        events = memory.archive.events(session.id)
+        events = session.archive.events(session.id)
         spoken_by = memory.chat
     where = fact_windows(episode, events)
     windows = _windows(events)

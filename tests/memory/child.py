@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from agentsleep.archive import Archive
+from agentsleep.archive import UserArchive
 from agentsleep.backends import LiveWindow
 from agentsleep.errors import AgentsleepError
 from agentsleep.memory import SleepMemory
@@ -97,7 +97,7 @@ def interrupted(memory: SleepMemory, thread: str) -> None:
 
 def die(memory: SleepMemory, thread: str, where: str) -> None:
     """Is killed at one particular place."""
-    commit, append, read = Archive.commit_snapshot, Archive.append, LiveWindow.read
+    commit, append, read = UserArchive.commit_snapshot, UserArchive.append, LiveWindow.read
 
     def end() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -120,30 +120,30 @@ def die(memory: SleepMemory, thread: str, where: str) -> None:
     with memory.session(thread) as session:
         fill(session, 7)
         if where == "after the commit of a sleep":
-            Archive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
+            UserArchive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
             session.sleep()
         elif where == "in the middle of a turn":
-            Archive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
+            UserArchive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
             session.generate(max_new_tokens=40)
         elif where == "in the middle of a turn, at its second sleep":
             twice = iter((commit, dying_commit))
-            Archive.commit_snapshot = lambda *a, **k: next(twice)(*a, **k)  # type: ignore[method-assign]
+            UserArchive.commit_snapshot = lambda *a, **k: next(twice)(*a, **k)  # type: ignore[method-assign]
             session.generate(max_new_tokens=90, min_new_tokens=90, temperature=1.0, seed=11)
         elif where == "in the middle of a long message":
-            Archive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
+            UserArchive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
             session.add("user", "x" * 100)
         elif where == "between log and reading":
-            Archive.append = dying_append  # type: ignore[method-assign,assignment]
+            UserArchive.append = dying_append  # type: ignore[method-assign,assignment]
             session.add("user", "x" * 100)
         elif where == "before a turn is logged":
             LiveWindow.read = dying_read  # type: ignore[method-assign,assignment]
             session.generate(max_new_tokens=40)
         elif where == "between a light and a deep sleep":
-            Archive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
+            UserArchive.commit_snapshot = dying_commit  # type: ignore[method-assign,assignment]
             session.sleep(deep=True)
         elif where == "within a deep sleep":
             twice = iter((commit, dying_commit))
-            Archive.commit_snapshot = lambda *a, **k: next(twice)(*a, **k)  # type: ignore[method-assign]
+            UserArchive.commit_snapshot = lambda *a, **k: next(twice)(*a, **k)  # type: ignore[method-assign]
             session.sleep(deep=True)
         raise AssertionError(f"lived on at {where!r}")
 

@@ -135,7 +135,7 @@ def test_probes_leave_no_trace(opened: Open) -> None:
 def test_a_question_aside_sees_the_state_that_the_sleep_will_leave(opened: Open) -> None:
     with opened(auto()).session(system=SYSTEM) as session:
         fill(session, 4)
-        with session._desk.using() as reading:
+        with session.desk.using() as reading:
             aside = reading.aside()
             aside.make_room()
             assert aside.window.ids == reading.pinned

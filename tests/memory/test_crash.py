@@ -84,7 +84,7 @@ def test_killed_at_a_particular_place(
     assert server.until_the_end() == ([], -signal.SIGKILL)
     memory = opened()
     (record,) = memory.sessions()
-    assert "".join(event.kind[0] for event in memory.archive.events(record.id)) == found
+    assert "".join(event.kind[0] for event in memory.archive.user("default", "default").events(record.id)) == found
     with memory.session("t") as session:
         assert kinds(session) == reopened
         assert [m.text for m in session.messages()[:7]] == told(memory)
@@ -160,6 +160,6 @@ def test_a_session_that_was_never_closed(opened: Open) -> None:
     fill(session, 9)
     session.add("user", FACT)
     trace = Trace.of(session)
-    session._desk._lock.release()
+    session.desk._lock.release()
     with memory.session("t") as again:
         Trace.of(again).assert_near(trace)

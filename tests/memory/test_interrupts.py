@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentsleep.archive import Archive, rows
+from agentsleep.archive import UserArchive, rows
 from agentsleep.backends import Backend, LiveWindow
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.memory import window as window_module
@@ -50,10 +50,10 @@ def interrupt(
     [
         (Backend, "consolidate", "before", False),
         (Backend, "consolidate", "after", False),
-        (Archive, "commit_snapshot", "before", False),
+        (UserArchive, "commit_snapshot", "before", False),
         (rows, "move_head", "before", False),  # within the transaction: all of it or nothing
         (rows, "move_head", "after", False),
-        (Archive, "commit_snapshot", "after", True),  # stored, but the call did not return: the head has moved
+        (UserArchive, "commit_snapshot", "after", True),  # stored, but the call did not return: the head has moved
         (LiveWindow, "__init__", "before", True),
     ],
 )
@@ -82,7 +82,7 @@ def test_during_a_deep_sleep(session: Session, monkeypatch: pytest.MonkeyPatch) 
     interrupt(monkeypatch, window_module, "deep", "after", lambda: session.sleep(deep=True))
     assert kinds(session) == "t" * 9 + "ss"
     assert_whole(session)
-    interrupt(monkeypatch, Archive, "commit_snapshot", "after", lambda: session.sleep(deep=True))
+    interrupt(monkeypatch, UserArchive, "commit_snapshot", "after", lambda: session.sleep(deep=True))
     assert kinds(session) == "t" * 9 + "ssd"
     assert_whole(session)
 
@@ -90,13 +90,13 @@ def test_during_a_deep_sleep(session: Session, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("owner", "name", "when", "kept"),
     [
-        (Archive, "append", "before", False),
-        (Archive, "append", "after", True),
+        (UserArchive, "append", "before", False),
+        (UserArchive, "append", "after", True),
         (LiveWindow, "read", "before", True),
         (LiveWindow, "read", "after", True),
         (Backend, "consolidate", "before", True),
-        (Archive, "commit_snapshot", "before", True),
-        (Archive, "commit_snapshot", "after", True),
+        (UserArchive, "commit_snapshot", "before", True),
+        (UserArchive, "commit_snapshot", "after", True),
     ],
 )
 def test_while_a_message_is_heard(
@@ -146,8 +146,8 @@ def test_while_a_turn_is_written(
         (LiveWindow, "read", "before", [6, 0]),  # of the next window's head
         (Backend, "consolidate", "before", [6]),
         (Backend, "consolidate", "after", [6]),
-        (Archive, "commit_snapshot", "before", [6]),
-        (Archive, "commit_snapshot", "after", [6, 0]),
+        (UserArchive, "commit_snapshot", "before", [6]),
+        (UserArchive, "commit_snapshot", "after", [6, 0]),
         (LiveWindow, "__init__", "before", [6, 0]),
     ],
 )
@@ -182,7 +182,7 @@ def test_while_a_turn_is_logged(
     """It was not acknowledged: it is there whole, or not at all."""
     spoken = says(memory, "bob")
     rig(monkeypatch, spoken)
-    interrupt(monkeypatch, Archive, "append", when, session.generate)
+    interrupt(monkeypatch, UserArchive, "append", when, session.generate)
     assert [m.text for m in session.messages()] == kept
     session.add("user", FACT)
     assert_whole(session)
@@ -195,7 +195,7 @@ def test_while_a_turn_that_a_sleep_fell_into_is_logged(
     fill(session, 7)
     spoken = says(memory, "bob alice " * 4)
     rig(monkeypatch, spoken)
-    interrupt(monkeypatch, Archive, "append", "before", session.generate)
+    interrupt(monkeypatch, UserArchive, "append", "before", session.generate)
     assert session.window_tokens == 1
     assert kinds(session) == "t" * 8 + "st"
     last = events(session)[-1]
@@ -207,7 +207,7 @@ def test_while_a_turn_that_a_sleep_fell_into_is_logged(
 def test_while_a_window_is_read_again(session: Session, memory: SleepMemory, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(session, 8)
     session.pin(system="z" * 15)  # the window holds more than now fits: it is read in parts, with sleeps in between
-    interrupt(monkeypatch, Archive, "commit_snapshot", "before", lambda: session.window)
+    interrupt(monkeypatch, UserArchive, "commit_snapshot", "before", lambda: session.window)
     assert kinds(session) == "t" * 8 + "p"
     interrupt(monkeypatch, LiveWindow, "read", "after", lambda: session.window, 1)
     assert_whole(session)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentsleep.archive import UserArchive
 from agentsleep.errors import ArchiveError, SettingsError
 from agentsleep.memory import SleepMemory
 from agentsleep.policy import SleepPolicy
@@ -121,16 +122,16 @@ def test_what_breaks_off_after_a_stored_sleep_loses_nothing_of_the_turn(
     with memory.session("t") as session:
         fill(session, 6)
         rig(monkeypatch, [*said, memory.chat.end])
-        commit = memory.archive.commit_snapshot
+        commit = UserArchive.commit_snapshot
 
         def stored_and_broken(*args: Any, **kwargs: Any) -> Any:
             commit(*args, **kwargs)
             raise ArchiveError("the line went down")
 
-        monkeypatch.setattr(memory.archive, "commit_snapshot", stored_and_broken)
+        monkeypatch.setattr(UserArchive, "commit_snapshot", stored_and_broken)
         with pytest.raises(ArchiveError, match="went down"):
             session.generate(max_new_tokens=30)
-        monkeypatch.setattr(memory.archive, "commit_snapshot", commit)
+        monkeypatch.setattr(UserArchive, "commit_snapshot", commit)
         assert_whole(session)
         turn = stream_of(session)[6 * FACT_TOKENS + 1 : -1]
         assert turn == said[: len(turn)]

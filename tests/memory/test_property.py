@@ -134,7 +134,7 @@ class Machine(RuleBasedStateMachine):
         self.memory = SleepMemory(self.nap, archive=self.folder / "memory.db", policy=policy)
         self.session = Session(
             self.memory._shared,
-            self.memory.archive.session(self.session.id),
+            self.memory.archive.user("default", "default").session(self.session.id),
             system=None,
             tools=self.tools,
             timeout=0.0,

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from sqlalchemy import update
+from sqlalchemy import select, update
 
-from agentsleep.archive.schema import StateRow
+from agentsleep.archive.schema import ChunkRow, PieceRow
 from agentsleep.errors import (
     ArchiveError,
     FingerprintMismatch,
@@ -229,7 +229,7 @@ def test_a_session_of_another_model_is_refused(nap: Path, opened: Open, archive:
         snapshot = session.head
     assert snapshot is not None
     with SleepMemory(make_nap(tmp_path / "other", rope_theta=500.0), archive=archive) as other:
-        with pytest.raises(FingerprintMismatch, match=r"load the model that wrote it, or choose another thread"):
+        with pytest.raises(FingerprintMismatch, match=r"load the model that wrote it, choose another thread"):
             other.session("t")
         with pytest.raises(FingerprintMismatch, match=r"fork it with the model that wrote it"):
             other.fork(snapshot)
@@ -261,10 +261,9 @@ def test_a_damaged_state_is_refused_and_its_parent_goes_on(memory: SleepMemory) 
         fill(session, 17)
         first, second = session.history()
     with memory.archive._db.writing() as tx:
-        tx.execute(
-            update(StateRow).where(StateRow.digest == second.state_digest).values(data=b"x" * second.state_bytes)
-        )
-    with pytest.raises(SnapshotDamaged, match=rf"go back to its parent \({first.id}\)"):
+        mine = select(PieceRow.digest).where(PieceRow.snapshot_id == second.id)
+        tx.execute(update(ChunkRow).where(ChunkRow.digest.in_(mine)).values(data=b"x" * 100))
+    with pytest.raises(SnapshotDamaged, match=rf"chunk \w+ \(part 0 of layers.*fork its parent \({first.id}\)"):
         memory.session("t")
     with memory.fork(first, "rescued") as rescued:
         assert rescued.head == first

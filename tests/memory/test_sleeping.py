@@ -12,6 +12,7 @@ from agentsleep.backends import Backend
 from agentsleep.errors import SettingsError, SleepFailed
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.memory import window as window_module
+from agentsleep.memory.states import from_bytes
 from agentsleep.policy import SleepPolicy
 from agentsleep.sleep import deep_sleep, sleep
 from agentsleep.state import FastWeights
@@ -99,7 +100,7 @@ def test_a_deep_sleep_reads_archived_windows_again(session: Session, memory: Sle
     snapshot = session.sleep(deep=True, passes=2, rounds=2)
     assert kinds(session) == "t" * 9 + "spttsd"
     light = session.history()[-2]
-    state = FastWeights.load(memory.archive.load_state(light.id, tenant="default", user="default"))
+    state = from_bytes(session.archive.load_state(light.id))
     stream, head = stream_of(session), memory.chat.message("system", SYSTEM)
     windows = [stream[:48], head + stream[48:]]
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event as sql_event
 from sqlalchemy import update
 
-from agentsleep.archive import Archive
+from agentsleep.archive import Archive, UserArchive
 from agentsleep.archive.schema import EventRow
 from agentsleep.errors import ArchiveDamaged, ArchiveFull
 from agentsleep.memory import SleepMemory
@@ -91,20 +91,20 @@ def test_a_turn_on_a_full_disk(memory: SleepMemory, monkeypatch: pytest.MonkeyPa
     """Its first part and a sleep are stored, its end is not: it gets one when there is space again."""
     with memory.session() as session:
         fill(session, 7)
-        append = type(memory.archive).append
+        append = UserArchive.append
 
         def no_space(*anything: object) -> None:
             raise ArchiveFull("no space left for the archive")
 
         rig(monkeypatch, says(memory, "bob alice " * 5))
-        monkeypatch.setattr(type(memory.archive), "append", no_space)
+        monkeypatch.setattr(UserArchive, "append", no_space)
         with pytest.raises(ArchiveFull) as caught:
             session.generate()
         assert "do not add it again" not in str(caught.value)
         with pytest.raises(ArchiveFull):
             session.add("user", FACT)
         assert kinds(session) == "t" * 7 + "ts"
-        monkeypatch.setattr(type(memory.archive), "append", append)
+        monkeypatch.setattr(UserArchive, "append", append)
         assert session.window.ids == [memory.chat.end]
         assert session.messages()[-1].text == "bob alice bob alice bob"
         assert_whole(session)
@@ -159,19 +159,19 @@ def test_a_message_that_was_stored_before_its_sleep_failed_says_so(
             raise ArchiveFull("no space left")
 
         with monkeypatch.context() as patch:
-            patch.setattr(Archive, "commit_snapshot", no_space)
+            patch.setattr(UserArchive, "commit_snapshot", no_space)
             with pytest.raises(
                 ArchiveFull, match=r"^no space left \(the message itself is on disk, as event 7: do not"
             ):
                 session.add("user", "z" * 20)
             assert session.messages()[-1].text == "z" * 20
         with monkeypatch.context() as patch:
-            patch.setattr(Archive, "append", no_space)
+            patch.setattr(UserArchive, "append", no_space)
             with pytest.raises(ArchiveFull, match=r"^no space left$"):
                 session.add("user", FACT)
         fill(session, 4)
         with monkeypatch.context() as patch:
-            patch.setattr(Archive, "commit_snapshot", no_space)
+            patch.setattr(UserArchive, "commit_snapshot", no_space)
             with pytest.raises(ArchiveFull, match=r"on disk, as event \d+"):
                 session.ask("who comes 1 after bob ?", max_new_tokens=40)
         assert session.messages()[-1].text == "who comes 1 after bob ?"

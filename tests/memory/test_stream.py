@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentsleep.archive import Archive
+from agentsleep.archive import UserArchive
 from agentsleep.chat import Chat, ToolCall
 from agentsleep.errors import ArchiveFull, SessionBusy, SessionClosed
 from agentsleep.memory import Session, SleepMemory
@@ -277,7 +277,7 @@ def test_a_stream_that_fails_is_over(session: Session, memory: SleepMemory, monk
         raise ArchiveFull("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Archive, "append", full)
+        patch.setattr(UserArchive, "append", full)
         with pytest.raises(ArchiveFull):
             next(stream)
     assert list(stream) == []

@@ -1,0 +1,275 @@
+"""Forgetting: texts and every state that has seen them go, and what remains is read again as if they had never been."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from agentsleep.archive import (
+    Event,
+    Line,
+    Regrowth,
+    SessionLock,
+    SessionRecord,
+    Snapshot,
+    UserArchive,
+    forget_user,
+    regrow,
+)
+from agentsleep.errors import FingerprintMismatch, InputError
+from agentsleep.memory.scratch import Progress, reread, scratch
+from agentsleep.memory.script import script
+from agentsleep.memory.shared import Shared
+
+Place = tuple[str, int]
+"""A message: the id of the session that owns it, and its seq."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """A message that says again what is forgotten."""
+
+    thread: str
+    seq: int
+    role: str | None
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What forgetting did.
+
+    messages, snapshots: how many were removed.  threads: removed as a whole.  rebuilt: threads that were read again.
+    state_bytes: of states that are gone.
+    repeats: later messages that say it again; they are gone too if that was asked for (``cascade``).
+    out_of_reach: copies that this library cannot remove, such as backups.
+    """
+
+    messages: int
+    snapshots: int
+    threads: tuple[str, ...]
+    rebuilt: tuple[str, ...]
+    state_bytes: int
+    repeats: tuple[Repeat, ...]
+    out_of_reach: tuple[str, ...]
+
+
+class Family:
+    """A user's sessions and how they descend from each other."""
+
+    def __init__(self, archive: UserArchive) -> None:
+        self.archive = archive
+        self.sessions = {one.id: one for one in archive.sessions()}
+        self.snapshots = {one.id: one for one in archive.all_snapshots()}
+
+    def line(self, session_id: str) -> list[tuple[str, int, int]]:
+        """The sessions whose events make up a log, itself first: id, and from and up to which seq it gives them."""
+        found, stop = [], self.sessions[session_id].events
+        while True:
+            origin = self.sessions[session_id].forked_from
+            start = self.snapshots[origin].span[1] if origin else 0
+            if start < stop:
+                found.append((session_id, start, stop))
+            if origin is None:
+                return found
+            session_id, stop = self.snapshots[origin].session_id, min(stop, start)
+
+    def owner(self, session_id: str, seq: int) -> Place:
+        """Whose event it is, and its seq. Raises InputError where the log has none."""
+        for owner, start, stop in self.line(session_id):
+            if start <= seq < stop:
+                return owner, seq
+        raise InputError(f"the log of session {session_id} has no event {seq}; messages() tells their seqs")
+
+    def first(self, session_id: str, gone: Collection[Place]) -> int | None:
+        """The first of these events in a session's log."""
+        seen = [
+            seq
+            for owner, start, stop in self.line(session_id)
+            for whose, seq in gone
+            if whose == owner and start <= seq < stop
+        ]
+        return min(seen, default=None)
+
+    def condemned(self, gone: Collection[Place], threads: Collection[str]) -> list[str]:
+        """Snapshots that have seen these events, or belong to these sessions, children before their parents."""
+        found = [
+            one
+            for one in self.snapshots.values()
+            if one.session_id in threads
+            or ((first := self.first(one.session_id, gone)) is not None and first < one.span[1])
+        ]
+        return [one.id for one in sorted(found, key=lambda one: -one.span[1])]
+
+
+def forget(
+    shared: Shared,
+    archive: UserArchive,
+    session_id: str,
+    seqs: Collection[int] | None,
+    *,
+    phrases: Sequence[str] = (),
+    cascade: bool = False,
+    held: Collection[str] = (),
+    progress: Progress | None = None,
+) -> Forgotten:
+    """Forgets messages of a session, or, with ``seqs`` None, the whole thread; forks forget them too.
+
+    What remains of each session is read again from the snapshot before, under the memory's policy, so that it equals a
+    session that never read them. Everything is worked out first and then replaced in one transaction: an error, or a
+    crash, leaves all as it was.
+
+    Args:
+        phrases: further texts by which repeats are found.
+        cascade: whether messages that repeat what is forgotten go too.
+        held: sessions whose lock the caller holds.
+
+    Raises:
+        InputError: no such messages.  SessionBusy: a session that is to be read again is in use.
+        FingerprintMismatch: such a session belongs to another model.  SleepFailed: a sleep was not usable.
+    """
+    family = Family(archive)
+    thread = [session_id] if seqs is None else []
+    start = family.line(session_id)[0][1] if seqs is None and family.line(session_id) else 0
+    chosen = (
+        range(start, family.sessions[session_id].events) if seqs is None else _whole_turns(archive, session_id, seqs)
+    )
+    gone = {family.owner(session_id, seq) for seq in chosen}
+    repeats = _repeats(family, gone, phrases)
+    if cascade:
+        for repeat, owner in repeats:
+            gone |= {family.owner(owner, seq) for seq in _whole_turns(archive, owner, [repeat.seq])}
+    affected = [one for one in family.sessions.values() if one.id in thread or family.first(one.id, gone) is not None]
+    with ExitStack() as locks:
+        for one in affected:
+            if one.id not in held:
+                locks.enter_context(SessionLock(archive, one.id))
+            if one.fingerprint != shared.backend.fingerprint and one.id not in thread:
+                raise FingerprintMismatch(
+                    f"thread {one.scope.thread!r} has seen what is to be forgotten, and belongs to model "
+                    f"{one.fingerprint[:12]}; forget with that model at hand, or forget the whole thread"
+                )
+        # What the locks now keep as it is may have moved since it was first looked at.
+        affected = [archive.session(one.id) for one in affected]
+        regrowths = [_regrown(shared, family, one, gone, one.id in thread, progress) for one in affected]
+        condemned = family.condemned(gone, thread)
+        freed = regrow(archive, regrowths, condemned, len(gone))
+        names = tuple(one.scope.thread for one in affected if one.id not in thread)
+    return Forgotten(
+        messages=len(gone),
+        snapshots=len(condemned),
+        threads=tuple(family.sessions[one].scope.thread for one in thread),
+        rebuilt=names,
+        state_bytes=freed,
+        repeats=tuple(repeat for repeat, _owner in repeats),
+        out_of_reach=tuple(archive.database.purge()),
+    )
+
+
+def forget_everything(archive: UserArchive) -> Forgotten:
+    """Forgets a user: threads, states, texts, and the key of their hashes.
+
+    Raises:
+        SessionBusy: a session of the user is in use.
+    """
+    threads = archive.sessions()
+    with ExitStack() as locks:
+        for one in threads:
+            locks.enter_context(SessionLock(archive, one.id))
+        size = sum(one.state_bytes for one in archive.all_snapshots() if one.status == "stored")
+        _sessions, events, snapshots = forget_user(archive)
+    return Forgotten(
+        messages=events,
+        snapshots=snapshots,
+        threads=tuple(one.scope.thread for one in threads),
+        rebuilt=(),
+        state_bytes=size,
+        repeats=(),
+        out_of_reach=tuple(archive.database.purge()),
+    )
+
+
+def _whole_turns(archive: UserArchive, session_id: str, seqs: Collection[int]) -> set[int]:
+    """These messages; of a turn that lies in the log in parts, all of them.
+
+    Raises:
+        InputError: one of them is no message.
+    """
+    log = {event.seq: event for event in archive.events(session_id)}
+    turns: dict[int, list[int]] = {}
+    parts: list[int] = []
+    for event in log.values():
+        if event.kind == "tokens" and event.data.get("generated"):
+            parts.append(event.seq)
+            if not event.data.get("open"):
+                turns.update(dict.fromkeys(parts, parts))
+                parts = []
+    for seq in seqs:
+        if seq not in log or log[seq].kind != "tokens":
+            what = "a sleep" if seq in log else "nothing"
+            raise InputError(f"event {seq} of session {session_id} is {what}; messages() tells the seqs of messages")
+    return {part for seq in seqs for part in turns.get(seq, [seq])}
+
+
+def _repeats(family: Family, gone: Collection[Place], phrases: Sequence[str]) -> list[tuple[Repeat, str]]:
+    """Messages of the user, in any thread, that say what is forgotten, or a phrase, again; with their owners."""
+    texts, earliest = [_plain(phrase) for phrase in phrases], None
+    own: dict[str, list[Event]] = {}
+    for one in family.sessions:
+        lines = [(start, stop) for owner, start, stop in family.line(one) if owner == one]
+        own[one] = family.archive.events(one, *lines[0]) if lines else []
+        for event in own[one]:
+            if (one, event.seq) in gone:
+                texts += [_plain(event.text)] if event.text else []
+                earliest = min(earliest or event.created, event.created)
+    texts = [text for text in texts if text]
+    found = []
+    for one, events in own.items():
+        for event in events:
+            if (one, event.seq) in gone or not event.text or earliest is None or event.created < earliest:
+                continue
+            if any(text in _plain(event.text) for text in texts):
+                thread = family.sessions[one].scope.thread
+                found.append((Repeat(thread=thread, seq=event.seq, role=event.role, text=event.text), one))
+    return found
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _regrown(
+    shared: Shared,
+    family: Family,
+    session: SessionRecord,
+    gone: Collection[Place],
+    whole: bool,
+    progress: Progress | None,
+) -> Regrowth:
+    """What becomes of a session."""
+    kept = Regrowth(
+        session_id=session.id, base=None, expected_head=session.head, expected_events=session.events, line=None
+    )
+    if whole:
+        return kept
+    first = family.first(session.id, gone)
+    assert first is not None
+    archive = family.archive
+    log = archive.events(session.id)
+    before = [one for one in archive.snapshots(session.id) if one.span[1] <= first and not _open(log, one)]
+    base = before[-1] if before else None
+    place = base.span[1] if base else 0
+    lost = {seq for seq in range(place, len(log)) if family.owner(session.id, seq) in gone}
+    with scratch(shared, archive, log[:place], base) as again:
+        reread(again, script(log[place:], lost), progress)
+        events = again.archive.events(again.id, place)
+        made = [one for one in again.archive.snapshots(again.id) if base is None or one.id != base.id]
+        states = {one.id: again.archive.load_state(one.id) for one in made if one.status == "stored"}
+        snapshots = [replace(one, tenant=archive.tenant, user=archive.name) for one in made]
+    return replace(kept, base=base, line=Line(events=events, snapshots=snapshots, states=states))
+
+
+def _open(log: Sequence[Event], snapshot: Snapshot) -> bool:
+    """Whether a sleep fell into a turn that goes on behind it."""
+    return bool(log[snapshot.span[1] - 1].data.get("open_turn"))

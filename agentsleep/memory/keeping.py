@@ -1,0 +1,253 @@
+"""What a memory does with whole threads: fork, roll back, try, forget, rebuild."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from agentsleep.archive import Archive, SessionRecord, Snapshot, UserArchive
+from agentsleep.backends import Backend
+from agentsleep.chat import ChatFormat
+from agentsleep.errors import FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
+from agentsleep.memory.forgetting import Forgotten, forget, forget_everything
+from agentsleep.memory.later import Schedule
+from agentsleep.memory.probing import Prober
+from agentsleep.memory.queue import FairLock
+from agentsleep.memory.rebuilding import rebuild
+from agentsleep.memory.residency import Residency
+from agentsleep.memory.restoring import Recovered, recover, revive
+from agentsleep.memory.scratch import Progress
+from agentsleep.memory.session import Session
+from agentsleep.memory.shared import Shared
+from agentsleep.memory.toolbox import Tool, Toolbox
+from agentsleep.memory.trials import Comparison, compare_policies, trial
+from agentsleep.policy import SleepPolicy
+
+Tools: TypeAlias = "Sequence[Tool | Callable[..., Any]] | Toolbox"
+
+
+class Keeper:
+    """The half of :class:`SleepMemory` that works on archived threads."""
+
+    backend: Backend
+    chat: ChatFormat
+    archive: Archive
+    policy: SleepPolicy
+    probes: tuple[list[int], ...]
+    schedule: Schedule | None
+    _queue: FairLock
+    _residency: Residency
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model: only it can use the states that it wrote."""
+        return self.backend.fingerprint
+
+    @cached_property
+    def prober(self) -> Prober:
+        """What restored states are asked with."""
+        return Prober(self.backend, self.chat)
+
+    def fork(
+        self,
+        snapshot: Snapshot,
+        thread: str | None = None,
+        *,
+        tools: Tools = (),
+        timeout: float = 0.0,
+    ) -> Session:
+        """A new session of the same user that goes on from an archived state and knows nothing that came later.
+
+        Args:
+            thread: its name; by default one that is free, after the thread it came from.
+
+        Raises:
+            SnapshotNotFound: the archive has no such snapshot.  InputError: the thread exists already.
+            SnapshotDamaged: its state is not what was stored; no thread is made.
+            FingerprintMismatch: another model wrote it.  MessageTooLong: the tools take more than half of a window.
+        """
+        self._check_ours(snapshot)
+        archive = self.archive.user(snapshot.tenant, snapshot.user)
+        name = _free(archive, f"{self._thread_of(snapshot)[:200]}@{snapshot.id[:8]}") if thread is None else thread
+        revive(self._shared, archive, snapshot)
+        return self._open(archive.fork(snapshot.id, name), None, tools, timeout)
+
+    def rollback(self, session: Session, snapshot: Snapshot, aside: str | None = None) -> Session:
+        """Takes a thread back to one of its snapshots, and opens it there; ``session`` is closed.
+
+        Args:
+            aside: the thread under which what came after it is kept; by default one that is free, after the thread.
+
+        Raises:
+            SnapshotNotFound: the session does not descend from it.  InputError: there is a thread ``aside`` already.
+        """
+        archive, thread = session.archive, session.scope.thread
+        revive(self._shared, archive, snapshot)
+        head = session.head
+        name = aside or _free(archive, f"{thread[:200]}~{(head.id if head else snapshot.id)[:8]}")
+        session.close()
+        record = archive.rollback(session.id, snapshot.id, name)
+        return self._open(record, None, None, 0.0)
+
+    def recover(self, thread: str = "default", *, user: str = "default", tenant: str = "default") -> Recovered:
+        """Mends a thread whose newest state is damaged, so that it cannot be opened, see :meth:`Session.recover`.
+
+        Raises:
+            SessionNotFound: there is no such thread.  ArchiveDamaged: its log is damaged too.
+        """
+        archive = self.archive.user(tenant, user)
+        record = self._existing(archive, thread)
+        return recover(self._shared, archive, record.id)
+
+    def trial(
+        self, session: Session, policy: SleepPolicy, start: Snapshot | None = None, progress: Progress | None = None
+    ) -> AbstractContextManager[Session]:
+        """The session as it would be, had it slept by this policy since ``start``: a context manager that gives a
+        session in memory, which can be asked like any other and leaves no trace.
+
+        Raises:
+            InputError: ``start`` is none of the session's, or a turn was being written when it was made.
+        """
+        return trial(self._shared, session, policy, start, progress)
+
+    def compare_policies(
+        self,
+        session: Session,
+        a: SleepPolicy,
+        b: SleepPolicy,
+        *,
+        start: Snapshot | None = None,
+        questions: Sequence[str] = (),
+        max_new_tokens: int = 64,
+    ) -> Comparison:
+        """Two policies from one snapshot on: both read what was said since, and are asked the same questions."""
+        return compare_policies(self._shared, session, a, b, start, questions, max_new_tokens)
+
+    def forget(
+        self,
+        where: Session | str | None,
+        messages: Collection[int] | None = None,
+        *,
+        user: str = "default",
+        tenant: str = "default",
+        span: tuple[int, int] | None = None,
+        phrases: Sequence[str] = (),
+        cascade: bool = False,
+        progress: Progress | None = None,
+    ) -> Forgotten:
+        """Removes texts and every state that has seen them, forks included, and reads again what remains, so that each
+        thread equals one that never read them. An error or a crash leaves all as it was.
+
+        Args:
+            where: an open session, or the name of a thread; None forgets the whole user.
+            messages: seqs of messages, as :meth:`Session.messages` tells them; neither these nor ``span``: the thread.
+            user, tenant: whose thread it is, where ``where`` is no session.
+            span: all messages with start ≤ seq < stop.
+            phrases: further texts by which later messages that repeat it are found.
+            cascade: whether those go too; otherwise they are listed.
+            progress: called with steps done and steps in all, for each thread that is read again.
+
+        Raises:
+            InputError: no such messages.  SessionBusy: a thread that is to be read again is open elsewhere.
+            FingerprintMismatch: such a thread belongs to another model.  SleepFailed: a sleep was not usable.
+        """
+        archive = where.archive if isinstance(where, Session) else self.archive.user(tenant, user)
+        thread = where.scope.thread if isinstance(where, Session) else where
+        if thread is None:
+            if messages is not None or span is not None:
+                raise InputError("messages belong to a thread; name it, or leave them out to forget the whole user")
+            return forget_everything(archive)
+        record = self._existing(archive, thread)
+        seqs = None if messages is None and span is None else {*(messages or ())}
+        if span is not None:
+            log = archive.events(record.id, *span)
+            seqs = {*(seqs or ()), *(event.seq for event in log if event.kind == "tokens")}
+        if seqs is not None and not seqs:
+            raise InputError(f"there is no message to forget in {span if span else 'an empty list'}")
+        options: dict[str, Any] = {"phrases": phrases, "cascade": cascade, "progress": progress}
+        if not isinstance(where, Session):
+            return forget(self._shared, archive, record.id, seqs, **options)
+        with where.desk.using():
+            where.desk.renew()
+            return forget(self._shared, archive, record.id, seqs, held=(where.id,), **options)
+
+    def rebuild(
+        self,
+        thread: str = "default",
+        *,
+        user: str = "default",
+        tenant: str = "default",
+        into: str | None = None,
+        timeout: float = 0.0,
+        progress: Progress | None = None,
+    ) -> Session:
+        """Reads a thread that another model wrote again under this one, into a thread of its own: changing the model
+        does not lose the memory. Called again after it broke off, it goes on where it was.
+
+        Args:
+            into: the new thread; by default the old one's name and the first characters of this model's fingerprint.
+
+        Raises:
+            SessionNotFound: there is no such thread.  InputError: ``into`` holds something else.
+        """
+        archive = self.archive.user(tenant, user)
+        source = self._existing(archive, thread)
+        name = into or f"{thread[:200]}@{self.fingerprint[:8]}"
+        record = archive.open_session(name, fingerprint=self.fingerprint, settings={})
+        session = self._open(record, None, None, timeout)
+        try:
+            rebuild(session, source, progress)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    # Helpers
+
+    @property
+    def _shared(self) -> Shared:
+        return Shared(
+            backend=self.backend,
+            chat=self.chat,
+            archive=self.archive,
+            policy=self.policy,
+            probes=self.probes,
+            prober=self.prober,
+            queue=self._queue,
+            residency=self._residency,
+            said=self.schedule.said if self.schedule else None,
+        )
+
+    def _open(self, record: SessionRecord, system: str | None, tools: Tools | None, timeout: float) -> Session:
+        box = tools if isinstance(tools, Toolbox) else None if tools is None else Toolbox(tools)
+        schemas = None if box is None else box.schemas
+        return Session(self._shared, record, system=system, tools=schemas, timeout=timeout)
+
+    def _existing(self, archive: UserArchive, thread: str) -> SessionRecord:
+        record = archive.find(thread)
+        if record is None:
+            raise SessionNotFound(f"no session for {archive.named(thread)} in {self.archive!r}; sessions() lists them")
+        return record
+
+    def _check_ours(self, snapshot: Snapshot) -> None:
+        if snapshot.fingerprint != self.fingerprint:
+            raise FingerprintMismatch(
+                f"snapshot {snapshot.id} belongs to model {snapshot.fingerprint[:12]}, this memory runs "
+                f"{self.fingerprint[:12]}; fork it with the model that wrote it, or rebuild its thread under this one"
+            )
+
+    def _thread_of(self, snapshot: Snapshot) -> str:
+        try:
+            return self.archive.user(snapshot.tenant, snapshot.user).session(snapshot.session_id).scope.thread
+        except SessionNotFound:
+            raise SnapshotNotFound(
+                f"snapshot {snapshot.id} lies in another archive than {self.archive!r}; fork it there"
+            ) from None
+
+
+def _free(archive: UserArchive, thread: str) -> str:
+    """This name, or one after it, that no thread of the user has yet; found without a look at all of them."""
+    return thread if archive.find(thread) is None else f"{thread}-{uuid.uuid4().hex[:12]}"
