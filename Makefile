@@ -17,7 +17,7 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types contracts oldest format slow nap-mini clean distclean
+.PHONY: help install demo test check lint types contracts oldest format slow soak nap-mini clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -46,7 +46,7 @@ demo: $(STAMP) ## an agent that reads, sleeps, forgets its window and still answ
 	@$(BIN)/agentsleep demo
 
 test: lint types contracts ## what CI runs: lint, types, floors, the tests not marked slow, those of models on both transformers
-	@$(BIN)/python -m pytest --durations=10
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 	@$(MAKE) --no-print-directory oldest
 
 check: lint types contracts ## before a commit: as test, but the last failures first, and stop at one
@@ -69,7 +69,7 @@ OLDEST_TRANSFORMERS := transformers==$(shell sed -n 's/.*"transformers>=\([0-9.]
 oldest: $(STAMP) ## the tests of models and back ends with the oldest transformers that is supported
 	@test -d $(OLDEST) || $(PIP) --no-deps --target $(OLDEST) '$(OLDEST_TRANSFORMERS)'
 	@PYTHONPATH=$(OLDEST) $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
-	@PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q tests/models tests/backends tests/conformance
+	@PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/models tests/backends tests/conformance
 
 format: $(STAMP) ## let ruff mend what it can, and format
 	@$(BIN)/ruff check --fix .
@@ -77,6 +77,10 @@ format: $(STAMP) ## let ruff mend what it can, and format
 
 slow: $(STAMP) ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow --timeout=3600 --durations=10
+
+soak: $(STAMP) ## kill writers in the middle of what they do: 1,000 times on SQLite, 200 on PostgreSQL (an hour)
+	@$(BIN)/python -m tests.soak
+	@$(BIN)/python -m tests.soak --backend postgresql --kills 200
 
 # A run that was cut off goes on where it was. The wheel carries what lies in the assets folder.
 NAP_RUN := runs/nap-mini

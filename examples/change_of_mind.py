@@ -46,7 +46,8 @@ def main() -> None:
         number = next(event for event in session.messages() if event.text and "5550199" in event.text)
         report = memory.forget(session, [number.seq])
         print(f"\nforgotten: {report.messages} message and {report.snapshots} state that had seen it")
-        print(f"  still there: {[event.text for event in session.messages()]}")
+        for event in session.messages():
+            print(f"  still there: {event.text}")
 
         session = memory.rollback(session, monday, aside="rota, as it was on tuesday")
         print(f"\nback to {session.head.tag if session.head else None}; threads:")

@@ -74,7 +74,14 @@ WITH_PYTHON = [page for page in PAGES if any(block.language == "python" for bloc
 
 
 def test_there_is_something_to_run() -> None:
-    assert {"README.md", "docs/memory.md", "docs/archive.md", "docs/forgetting.md", "docs/lineage.md", "docs/training.md"} <= {name_of(p) for p in WITH_PYTHON}
+    assert {
+        "README.md",
+        "docs/memory.md",
+        "docs/archive.md",
+        "docs/forgetting.md",
+        "docs/lineage.md",
+        "docs/training.md",
+    } <= {name_of(p) for p in WITH_PYTHON}
     assert len(EXAMPLES) >= 3
     assert (Path(agentsleep.__file__).parent / "assets" / "nap-mini" / "config.json").is_file(), "no shipped model"
 

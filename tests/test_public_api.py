@@ -28,7 +28,16 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_exports_are_the_agreed_ones_and_sorted() -> None:
-    assert agentsleep.__all__ == ["Answer", "AsyncSession", "AsyncSleepMemory", "Session", "SleepMemory", "SleepPolicy", "Stats", "__version__"]
+    assert agentsleep.__all__ == [
+        "Answer",
+        "AsyncSession",
+        "AsyncSleepMemory",
+        "Session",
+        "SleepMemory",
+        "SleepPolicy",
+        "Stats",
+        "__version__",
+    ]
     assert agentsleep.__all__ == sorted(agentsleep.__all__)
 
 

@@ -26,14 +26,11 @@ BUSY_MS = 5000
 PATIENCE_S = 30.0
 """How long a writer keeps trying to begin: SQLite's waiters poll and may starve beside many others."""
 
-PAGE_BYTES = 16384
-"""States are megabytes: large pages store 19 MB in 31 ms instead of 51 ms."""
+PAGE_BYTES = 32768
+"""States are megabytes: the larger the pages, the faster they are stored; messages do not feel it yet."""
 
 WAL_LIMIT_BYTES = 64 * 2**20
 """The write-ahead log is cut back to this after a checkpoint."""
-
-MAP_BYTES = 2**30
-"""How much of the file is read through memory maps: a state of 20 MB in 6 ms instead of 19. Writes never are."""
 
 _LOW_SPACE_BYTES = 2**20
 
@@ -179,7 +176,6 @@ class SqliteDatabase(Database):
         connection.execute(f"PRAGMA synchronous = {self.synchronous}")
         connection.execute("PRAGMA fullfsync = ON")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-        connection.execute(f"PRAGMA mmap_size = {MAP_BYTES}")
 
     def _on_begin(self, connection: Connection) -> None:
         # IMMEDIATE: a transaction that read first and then wants to write could be refused in the middle.

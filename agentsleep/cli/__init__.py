@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agentsleep.cli import (
     bench,
+    bench_archive,
     bench_turn,
     bench_wake,
     bisect,
@@ -37,6 +38,7 @@ snapshots.snapshots_app.command("verify")(verify)
 __all__ = [
     "app",
     "bench",
+    "bench_archive",
     "bench_turn",
     "bench_wake",
     "bisect",

@@ -152,7 +152,7 @@ def _asked(
             log = theirs.events(record.id, 0, snapshot.span[1])
             if log[-1].data.get("open_turn"):
                 return None  # a turn was being written; what would be asked is not what the user could have asked
-            with scratch(memory._shared, theirs, log, snapshot) as session:
+            with scratch(memory.shared, theirs, log, snapshot) as session:
                 answer = session.ask(question, remember=False, max_new_tokens=max_tokens).text
             console().print(f"  {answer!r}", markup=False, soft_wrap=True)
             return wanted in _plain(answer)

@@ -96,19 +96,19 @@ def _plan(
     theirs: UserArchive, record: SessionRecord, seqs: list[int] | None, phrases: Sequence[str], cascade: bool
 ) -> dict[str, Any]:
     """What forgetting would do, by the same rules; changes nothing."""
-    from agentsleep.memory.forgetting import Family, _repeats, _whole_turns
+    from agentsleep.memory.forgetting import Family, repeated, whole_turns
 
     family = Family(theirs)
     if seqs is None:
         own = [range(start, stop) for owner, start, stop in family.line(record.id) if owner == record.id]
         wanted = {*own[0]} if own else set()
     else:
-        wanted = _whole_turns(theirs, record.id, seqs)
+        wanted = whole_turns(theirs, record.id, seqs)
     gone = {family.owner(record.id, seq) for seq in wanted}
-    repeats = _repeats(family, gone, phrases)
+    repeats = repeated(family, gone, phrases)
     if cascade:
         for repeat, owner in repeats:
-            gone |= {family.owner(owner, seq) for seq in _whole_turns(theirs, owner, [repeat.seq])}
+            gone |= {family.owner(owner, seq) for seq in whole_turns(theirs, owner, [repeat.seq])}
     threads = [record.id] if seqs is None else []
     condemned = family.condemned(gone, threads)
     messages = [

@@ -44,7 +44,7 @@ def state_of(memory: SleepMemory, snapshot: Snapshot) -> FastWeights:
         SnapshotDamaged: it is not what was stored.
     """
     theirs = memory.archive.user(snapshot.tenant, snapshot.user)
-    return state_at(memory._shared, theirs, snapshot, theirs.events(snapshot.session_id, 0, snapshot.span[1]))
+    return state_at(memory.shared, theirs, snapshot, theirs.events(snapshot.session_id, 0, snapshot.span[1]))
 
 
 def restored(archive: str | Path, model: Path | None, snapshot: Snapshot, thread: str | None) -> dict[str, Any]:

@@ -52,12 +52,12 @@ def run_job(memory: SleepMemory, job: Job, proceed: Proceed = lambda: None) -> S
     made: Snapshot | None = None
     for left in reversed(range(TRIES)):
         try:
-            with memory._shared.queue:
+            with memory.shared.queue:
                 if not covers(archive, record.id, job.stop):
-                    window = Unattended(memory._shared, record.id, job.scope, job.stop, proceed)
+                    window = Unattended(memory.shared, record.id, job.scope, job.stop, proceed)
                     made = window.sleep(job.trigger, window.depth(args.get("passes"))) or made
                 if job.kind == "deep" and not deepened(archive, job):
-                    window = Unattended(memory._shared, record.id, job.scope, job.stop, proceed)
+                    window = Unattended(memory.shared, record.id, job.scope, job.stop, proceed)
                     made = window.sleep_deep(*_depth(memory, window, args), reason=job.trigger) or made
             break
         except SnapshotConflict:

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypedDict, TypeVar, Unpack
 from agentsleep.archive import Archive, Retention, Snapshot
 from agentsleep.backends import LiveWindow
 from agentsleep.errors import InputError
+from agentsleep.memory.later import Schedule
 from agentsleep.memory.memory import SleepMemory
 from agentsleep.memory.session import Session
 from agentsleep.memory.stream import Stream
@@ -30,6 +31,7 @@ class MemoryOptions(TypedDict, total=False):
 
     archive: str | Path | Archive | None
     policy: SleepPolicy | None
+    schedule: Schedule | None
     retention: Retention | None
     settings: Mapping[str, Any] | None
     device: str
@@ -288,3 +290,5 @@ class AsyncSleepMemory:
     recover = working(SleepMemory.recover)
     forget = working(SleepMemory.forget)
     compare_policies = working(SleepMemory.compare_policies)
+    export = working(SleepMemory.export)
+    import_thread = working(SleepMemory.import_thread)

@@ -131,15 +131,13 @@ def forget(
     """
     family = Family(archive)
     thread = [session_id] if seqs is None else []
-    start = family.line(session_id)[0][1] if seqs is None and family.line(session_id) else 0
-    chosen = (
-        range(start, family.sessions[session_id].events) if seqs is None else _whole_turns(archive, session_id, seqs)
-    )
+    own = next((range(start, stop) for owner, start, stop in family.line(session_id) if owner == session_id), range(0))
+    chosen = own if seqs is None else whole_turns(archive, session_id, seqs)
     gone = {family.owner(session_id, seq) for seq in chosen}
-    repeats = _repeats(family, gone, phrases)
+    repeats = repeated(family, gone, phrases)
     if cascade:
         for repeat, owner in repeats:
-            gone |= {family.owner(owner, seq) for seq in _whole_turns(archive, owner, [repeat.seq])}
+            gone |= {family.owner(owner, seq) for seq in whole_turns(archive, owner, [repeat.seq])}
     affected = [one for one in family.sessions.values() if one.id in thread or family.first(one.id, gone) is not None]
     with ExitStack() as locks:
         for one in affected:
@@ -190,7 +188,7 @@ def forget_everything(archive: UserArchive) -> Forgotten:
     )
 
 
-def _whole_turns(archive: UserArchive, session_id: str, seqs: Collection[int]) -> set[int]:
+def whole_turns(archive: UserArchive, session_id: str, seqs: Collection[int]) -> set[int]:
     """These messages; of a turn that lies in the log in parts, all of them.
 
     Raises:
@@ -212,7 +210,7 @@ def _whole_turns(archive: UserArchive, session_id: str, seqs: Collection[int]) -
     return {part for seq in seqs for part in turns.get(seq, [seq])}
 
 
-def _repeats(family: Family, gone: Collection[Place], phrases: Sequence[str]) -> list[tuple[Repeat, str]]:
+def repeated(family: Family, gone: Collection[Place], phrases: Sequence[str]) -> list[tuple[Repeat, str]]:
     """Messages of the user, in any thread, that say what is forgotten, or a phrase, again; with their owners."""
     texts, earliest = [_plain(phrase) for phrase in phrases], None
     own: dict[str, list[Event]] = {}

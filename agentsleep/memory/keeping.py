@@ -6,9 +6,10 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeAlias
 
-from agentsleep.archive import Archive, SessionRecord, Snapshot, UserArchive
+from agentsleep.archive import Archive, SessionLock, SessionRecord, Snapshot, UserArchive
 from agentsleep.backends import Backend
 from agentsleep.chat import ChatFormat
 from agentsleep.errors import FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
@@ -23,6 +24,7 @@ from agentsleep.memory.scratch import Progress
 from agentsleep.memory.session import Session
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.toolbox import Tool, Toolbox
+from agentsleep.memory.transfer import Exported, Which, export_thread, import_thread
 from agentsleep.memory.trials import Comparison, compare_policies, trial
 from agentsleep.policy import SleepPolicy
 
@@ -51,6 +53,21 @@ class Keeper:
         """What restored states are asked with."""
         return Prober(self.backend, self.chat)
 
+    @property
+    def shared(self) -> Shared:
+        """What its sessions work with."""
+        return Shared(
+            backend=self.backend,
+            chat=self.chat,
+            archive=self.archive,
+            policy=self.policy,
+            probes=self.probes,
+            prober=self.prober,
+            queue=self._queue,
+            residency=self._residency,
+            said=self.schedule.said if self.schedule else None,
+        )
+
     def fork(
         self,
         snapshot: Snapshot,
@@ -72,7 +89,7 @@ class Keeper:
         self._check_ours(snapshot)
         archive = self.archive.user(snapshot.tenant, snapshot.user)
         name = _free(archive, f"{self._thread_of(snapshot)[:200]}@{snapshot.id[:8]}") if thread is None else thread
-        revive(self._shared, archive, snapshot)
+        revive(self.shared, archive, snapshot)
         return self._open(archive.fork(snapshot.id, name), None, tools, timeout)
 
     def rollback(self, session: Session, snapshot: Snapshot, aside: str | None = None) -> Session:
@@ -85,7 +102,7 @@ class Keeper:
             SnapshotNotFound: the session does not descend from it.  InputError: there is a thread ``aside`` already.
         """
         archive, thread = session.archive, session.scope.thread
-        revive(self._shared, archive, snapshot)
+        revive(self.shared, archive, snapshot)
         head = session.head
         name = aside or _free(archive, f"{thread[:200]}~{(head.id if head else snapshot.id)[:8]}")
         session.close()
@@ -97,10 +114,14 @@ class Keeper:
 
         Raises:
             SessionNotFound: there is no such thread.  ArchiveDamaged: its log is damaged too.
+            FingerprintMismatch: it belongs to another model.  SessionBusy: it is open.
         """
         archive = self.archive.user(tenant, user)
         record = self._existing(archive, thread)
-        return recover(self._shared, archive, record.id)
+        # Asked with another model, every state would seem to be damaged.
+        archive.open_session(thread, fingerprint=self.fingerprint, settings={}, create=False)
+        with SessionLock(archive, record.id):
+            return recover(self.shared, archive, record.id)
 
     def trial(
         self, session: Session, policy: SleepPolicy, start: Snapshot | None = None, progress: Progress | None = None
@@ -111,7 +132,7 @@ class Keeper:
         Raises:
             InputError: ``start`` is none of the session's, or a turn was being written when it was made.
         """
-        return trial(self._shared, session, policy, start, progress)
+        return trial(self.shared, session, policy, start, progress)
 
     def compare_policies(
         self,
@@ -124,7 +145,7 @@ class Keeper:
         max_new_tokens: int = 64,
     ) -> Comparison:
         """Two policies from one snapshot on: both read what was said since, and are asked the same questions."""
-        return compare_policies(self._shared, session, a, b, start, questions, max_new_tokens)
+        return compare_policies(self.shared, session, a, b, start, questions, max_new_tokens)
 
     def forget(
         self,
@@ -169,10 +190,10 @@ class Keeper:
             raise InputError(f"there is no message to forget in {span if span else 'an empty list'}")
         options: dict[str, Any] = {"phrases": phrases, "cascade": cascade, "progress": progress}
         if not isinstance(where, Session):
-            return forget(self._shared, archive, record.id, seqs, **options)
+            return forget(self.shared, archive, record.id, seqs, **options)
         with where.desk.using():
             where.desk.renew()
-            return forget(self._shared, archive, record.id, seqs, held=(where.id,), **options)
+            return forget(self.shared, archive, record.id, seqs, held=(where.id,), **options)
 
     def rebuild(
         self,
@@ -205,26 +226,72 @@ class Keeper:
             raise
         return session
 
-    # Helpers
+    def export(
+        self,
+        where: Session | str,
+        target: str | Path,
+        *,
+        user: str = "default",
+        tenant: str = "default",
+        text: bool = True,
+        states: Which = "stored",
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> Exported:
+        """Writes a thread into one file, see :func:`agentsleep.memory.transfer.export_thread`.
 
-    @property
-    def _shared(self) -> Shared:
-        return Shared(
-            backend=self.backend,
-            chat=self.chat,
-            archive=self.archive,
-            policy=self.policy,
-            probes=self.probes,
-            prober=self.prober,
-            queue=self._queue,
-            residency=self._residency,
-            said=self.schedule.said if self.schedule else None,
+        Args:
+            where: an open session, or the name of a thread.
+            text: False leaves out all that was said.  states: "head" takes the newest alone.
+            force: overwrites the file.
+
+        Raises:
+            SessionNotFound: no such thread.  InputError: the file is there already.  SnapshotDamaged: a state is not
+                what was stored.
+        """
+        archive = where.archive if isinstance(where, Session) else self.archive.user(tenant, user)
+        thread = where.scope.thread if isinstance(where, Session) else where
+        return export_thread(archive, thread, target, text=text, states=states, force=force, progress=progress)
+
+    def import_thread(
+        self,
+        source: str | Path,
+        *,
+        thread: str | None = None,
+        user: str = "default",
+        tenant: str = "default",
+        into_tenant: str | None = None,
+        into_user: str | None = None,
+        progress: Progress | None = None,
+    ) -> SessionRecord:
+        """Reads a thread from a file that :meth:`export` wrote, see
+        :func:`agentsleep.memory.transfer.import_thread`.
+
+        Args:
+            thread: another name for it.
+            into_tenant, into_user: makes it theirs, whoever's it was; without them it must be that of ``user``.
+
+        Raises:
+            InputError: the file is no export, or damaged; or it is another user's; or there is such a thread already.
+            FingerprintMismatch: another model wrote it.  SnapshotDamaged: its newest state does not speak as it did.
+        """
+        archive = self.archive.user(tenant, user)
+        return import_thread(
+            archive,
+            source,
+            model=self,
+            thread=thread,
+            into_tenant=into_tenant,
+            into_user=into_user,
+            progress=progress,
         )
+
+    # Helpers
 
     def _open(self, record: SessionRecord, system: str | None, tools: Tools | None, timeout: float) -> Session:
         box = tools if isinstance(tools, Toolbox) else None if tools is None else Toolbox(tools)
         schemas = None if box is None else box.schemas
-        return Session(self._shared, record, system=system, tools=schemas, timeout=timeout)
+        return Session(self.shared, record, system=system, tools=schemas, timeout=timeout)
 
     def _existing(self, archive: UserArchive, thread: str) -> SessionRecord:
         record = archive.find(thread)

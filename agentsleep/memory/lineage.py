@@ -11,6 +11,7 @@ import torch
 
 from agentsleep.archive import Event
 from agentsleep.backends import Backend
+from agentsleep.memory.textless import check_text, textless
 from agentsleep.state import FastWeights
 
 
@@ -33,7 +34,7 @@ def slept_windows(events: Iterable[Event]) -> list[SleptWindow]:
     windows = []
     for event in events:
         stream += event.token_ids
-        if event.kind == "sleep":
+        if event.kind == "sleep" and not textless(event):
             windows.append(_window(event.data, stream))
     return windows
 
@@ -69,7 +70,10 @@ def replay(
     for event in events:
         stream += event.token_ids
         mark: Any = event.data
-        if event.kind == "sleep":
+        if textless(event):
+            if event.seq >= start:
+                check_text(event)
+        elif event.kind == "sleep":
             windows.append(_window(mark, stream))
             if event.seq >= start:
                 state = backend.consolidate(windows[-1].ids, state, passes or mark["passes"])

@@ -180,6 +180,7 @@ def snapshots_of(
         InputError: an entry is no snapshot, does not descend from the one before it, or its sleep is not in the log.
     """
     line: list[Snapshot] = []
+    known: set[str] = set()
     for what, entry in entries:
         fields = Fields(what, entry)
         span = fields.items("span")
@@ -188,8 +189,9 @@ def snapshots_of(
             raise InputError(f"{what} descends from {fields.maybe_text('parent')}, not from {parent} before it")
         if len(span) != 2 or not all(map(_is_whole, span)) or not start == span[0] < span[1] <= len(events):
             raise InputError(f"{what}: its span is {span!r:.60}, but must go on from event {start} of {len(events)}")
-        if any(one.id == fields.hexadecimal("id", 32) for one in line):
+        if fields.hexadecimal("id", 32) in known:
             raise InputError(f"{what} has the id of another one; the file is damaged: export the thread again")
+        known.add(fields.hexadecimal("id", 32))
         mark = events[span[1] - 1]
         _check_mark(f"{what}: the mark in event {mark.seq}", mark, len(line) + 1)
         if fields.whole("tokens") != mark.position:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from agentsleep.archive import Event
+from agentsleep.memory.textless import check_text
 
 _BY_ITSELF = ("policy", "overflow")
 
@@ -75,6 +76,7 @@ def script(events: Sequence[Event], forget: Iterable[int] = ()) -> list[Step]:
     positions: list[int] = []  # at which each step's tokens begin
     parts: list[Event] = []
     for event in events:
+        check_text(event)
         if event.kind == "tokens":
             if "pins" in event.data:
                 if event.seq in gone:

@@ -65,7 +65,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.where = self.place()
-        self.archive = Archive(self.where, retention=None)
+        self.archive = Archive(self.where, synchronous="NORMAL", retention=None)
         self.threads: dict[str, Thread] = {}
         self.sleeps: dict[str, Sleep] = {}
         self.made = 0
@@ -221,7 +221,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.archive.close()
-        self.archive = Archive(self.where, retention=None)
+        self.archive = Archive(self.where, synchronous="NORMAL", retention=None)
 
     # Invariants
 
@@ -260,7 +260,7 @@ class Machine(RuleBasedStateMachine):
         assert self.ada.verify().findings == ()
 
 
-OPTIONS = settings(max_examples=8, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+OPTIONS = settings(max_examples=5, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(autouse=True)
@@ -286,6 +286,6 @@ def test_the_archive_agrees_with_its_model_on_postgresql(postgres_server: Postgr
             return postgres_server.url(name)
 
     try:
-        run_state_machine_as_test(OnServer, settings=settings(OPTIONS, max_examples=3))
+        run_state_machine_as_test(OnServer, settings=settings(OPTIONS, max_examples=2))
     finally:
         postgres_server.drop(name)

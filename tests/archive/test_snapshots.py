@@ -86,7 +86,11 @@ def test_a_state_is_its_tensors_in_order(ada: UserArchive) -> None:
         (one.name, one.dtype, one.shape, bytes(one.data)) for one in state
     ]
     assert [one.name for one in ada.load_state(snapshot.id, ["twice", "b", "none"])] == ["b", "twice"]
-    assert (count(ada, "tensors"), count(ada, "pieces"), count(ada, "chunks")) == (4, 5, 3)  # the whole chunks are equal
+    assert (count(ada, "tensors"), count(ada, "pieces"), count(ada, "chunks")) == (
+        4,
+        5,
+        3,
+    )  # the whole chunks are equal
 
 
 def test_equal_tensors_are_stored_once_a_user(archive: Archive, ada: UserArchive) -> None:

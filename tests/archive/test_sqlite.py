@@ -105,7 +105,7 @@ def test_the_pragmas_are_set_on_every_connection(archive: Archive) -> None:
             "synchronous": 2,
             "foreign_keys": 1,
             "busy_timeout": 5000,
-            "page_size": 16384,
+            "page_size": 32768,
             "journal_size_limit": 64 * 2**20,
         }
 

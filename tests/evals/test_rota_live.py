@@ -89,7 +89,9 @@ def test_every_sleep_has_the_passes_and_rounds_that_are_measured(
     episode, questions = PLAN.draw(0)
     with SleepMemory(untrained, archive=":memory:", policy=SleepPolicy(passes=3)) as memory:
         live(memory, episode, questions, thread="t", passes=3, rounds=(1, 4))
-        slept = [s for session in memory.sessions() for s in memory.archive.user("default", "default").snapshots(session.id)]
+        slept = [
+            s for session in memory.sessions() for s in memory.archive.user("default", "default").snapshots(session.id)
+        ]
     assert {(s.mode, s.passes, s.rounds) for s in slept} == {("light", 3, 1), ("deep", 3, 3)}
 
 

@@ -97,7 +97,9 @@ def test_steps_cost_the_same_after_any_history(memory: SleepMemory, monkeypatch:
             fill(session, 150)
             assert len(session.history()) > 36
         late = a_round(memory, counts)
-    assert late == early
+    assert [step[::2] for step in late] == [step[::2] for step in early]
+    # A sleep takes one old state away, or two where a deep one was there before it.
+    assert all(abs(now[1] - before[1]) <= 4 for now, before in zip(late, early, strict=True))
     assert max(rows for rows, _, _ in late[:-1]) == 0
     assert late[-1][0] <= 1 + 7  # a reopen reads the last mark, and the events behind it
     assert late[-1][2] == 42

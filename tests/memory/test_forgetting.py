@@ -266,3 +266,15 @@ def test_an_archive_of_ones_own_stays_open(nap: Path, archive: Path) -> None:
         with SleepMemory(nap, archive=mine) as memory, memory.session("t") as session:
             session.add("user", FACT)
         assert mine.users() == [("default", "default")]
+
+
+def test_a_fork_that_said_nothing_goes_alone(memory: SleepMemory) -> None:
+    with memory.session("t") as session:
+        fill(session, 9)
+        memory.fork(session.history()[0], "silent").close()
+        before = events(session)
+        report = memory.forget("silent")
+        assert (report.threads, report.rebuilt, report.messages) == (("silent",), (), 0)
+        assert events(session) == before
+        assert_whole(session)
+    assert [one.scope.thread for one in memory.sessions()] == ["t"]

@@ -13,7 +13,7 @@ import pytest
 from agentsleep.archive import UserArchive, rows
 from agentsleep.backends import Backend, LiveWindow
 from agentsleep.memory import Session, SleepMemory
-from agentsleep.memory import window as window_module
+from agentsleep.memory import sleeping as window_module
 from agentsleep.memory.decoding import Sampling
 from tests.memory.conftest import Open
 from tests.memory.helpers import FACT, Trace, assert_whole, child, events, fill, kinds, rig, says

@@ -133,7 +133,7 @@ class Machine(RuleBasedStateMachine):
         self.open_memory.close()
         self.memory = SleepMemory(self.nap, archive=self.folder / "memory.db", policy=policy)
         self.session = Session(
-            self.memory._shared,
+            self.memory.shared,
             self.memory.archive.user("default", "default").session(self.session.id),
             system=None,
             tools=self.tools,

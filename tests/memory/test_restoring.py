@@ -11,13 +11,21 @@ from sqlalchemy import select, update
 
 from agentsleep.archive import Retention, Snapshot, mend
 from agentsleep.archive.schema import ChunkRow, EventRow, PieceRow
-from agentsleep.errors import ArchiveDamaged, InputError, SessionNotFound, SnapshotDamaged, SnapshotPruned
+from agentsleep.errors import (
+    ArchiveDamaged,
+    FingerprintMismatch,
+    InputError,
+    SessionBusy,
+    SessionNotFound,
+    SnapshotDamaged,
+    SnapshotPruned,
+)
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.memory.states import from_bytes, to_bytes
 from agentsleep.policy import SleepPolicy
 from agentsleep.state import FastWeights
 from tests.memory.conftest import Open
-from tests.memory.helpers import Trace, assert_whole, fill, same
+from tests.memory.helpers import Trace, assert_whole, fill, make_nap, same
 
 
 def damage(memory: SleepMemory, *snapshots: Snapshot) -> None:
@@ -216,3 +224,16 @@ def test_an_answer_names_messages_and_snapshot(memory: SleepMemory) -> None:
         kept = session.ask("who comes 1 after zelda ?", max_new_tokens=3)
         assert "who comes 1 after zelda ?" not in [hit.text for hit in kept.sources]
         assert [hit.text for hit in session.search("zelda xena")] == ["zelda hands over to xena ."]
+
+
+def test_another_model_recovers_nothing(memory: SleepMemory, tmp_path: Path) -> None:
+    with memory.session("t") as session:
+        fill(session, 9)
+        with pytest.raises(SessionBusy):
+            memory.recover("t")
+        before = [one.state_digest for one in session.history()]
+    other = make_nap(tmp_path / "other", hidden_size=48)
+    with SleepMemory(other, archive=memory.archive) as stranger, pytest.raises(FingerprintMismatch):
+        stranger.recover("t")
+    with memory.session("t") as session:
+        assert [one.state_digest for one in session.history()] == before

@@ -11,7 +11,7 @@ import torch
 from agentsleep.backends import Backend
 from agentsleep.errors import SettingsError, SleepFailed
 from agentsleep.memory import Session, SleepMemory
-from agentsleep.memory import window as window_module
+from agentsleep.memory import sleeping as window_module
 from agentsleep.memory.states import from_bytes
 from agentsleep.policy import SleepPolicy
 from agentsleep.sleep import deep_sleep, sleep

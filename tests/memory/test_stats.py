@@ -11,7 +11,7 @@ from agentsleep import Stats
 from agentsleep.archive import NewEvent
 from agentsleep.gauge import saturation
 from agentsleep.memory import Session, SleepMemory
-from agentsleep.memory import window as window_module
+from agentsleep.memory import sleeping as window_module
 from tests.memory.conftest import Open
 from tests.memory.helpers import WINDOW, Trace, events, fill
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event as sql_event
 from sqlalchemy import update
 
-from agentsleep.archive import Archive, UserArchive
+from agentsleep.archive import UserArchive
 from agentsleep.archive.schema import EventRow
 from agentsleep.errors import ArchiveDamaged, ArchiveFull
 from agentsleep.memory import SleepMemory

@@ -31,7 +31,8 @@ from agentsleep.archive import chunks
 from agentsleep.memory import SleepMemory
 from tests.memory.helpers import NEVER, make_nap
 from tests.postgres import PostgresServer, _superuser
-from tests.soak.life import Kill, Life, Place, PostgresPlace, SqlitePlace, old_archive
+from tests.soak.life import Kill, Life, old_archive
+from tests.soak.places import Place, PostgresPlace, SqlitePlace
 
 CHUNK_BYTES = 4096
 """Small states of several chunks; the archive's own chunks are larger than all of them."""

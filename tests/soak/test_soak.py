@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from tests.archive.helpers import ROOT
 from tests.postgres import PostgresServer
 from tests.soak.__main__ import CHUNK_BYTES, Soak, document, kills
 from tests.soak.ledger import Entry, Ledger, Picture, Thread
-from tests.soak.life import Life, SqlitePlace
+from tests.soak.life import Life
+from tests.soak.places import SqlitePlace
 from tests.soak.points import Name, kind_of
 
 
@@ -40,7 +42,7 @@ def begun(life: Life) -> Life:
 
 
 def test_kills_take_nothing_back_on_sqlite(soak: Soak) -> None:
-    assert [one.findings for one in kills(soak.life(0, 1, None), 10, 60) if one.findings] == []
+    assert [one.findings for one in kills(soak.life(0, 1, None), 8, 60) if one.findings] == []
 
 
 def test_kills_take_nothing_back_on_postgresql(soak: Soak, postgres_server: PostgresServer) -> None:
@@ -76,7 +78,6 @@ def test_a_process_dies_at_its_point(life: Life, point: str, there: int) -> None
 @pytest.mark.parametrize(
     ("statement", "says"),
     [
-        ("UPDATE sessions SET head_id = (SELECT id FROM snapshots)", "head"),
         ("DELETE FROM events WHERE seq = 0", "Damaged|missing|lost"),
         ("UPDATE chunks SET refs = refs + 1", "references"),
         ("UPDATE snapshots SET tag = 'other'", "tag"),
@@ -100,9 +101,7 @@ def test_damage_is_found(life: Life, statement: str, says: str) -> None:
         changed = raw.execute(statement).rowcount
     raw.close()
     assert changed
-    # A head that points at the only snapshot there is would be no damage.
-    found = life.place.settle() + life._check(None)
-    assert found or "head_id" in statement
+    assert re.search(says, "; ".join(life.place.settle() + life._check(None)))
 
 
 SEEN = Thread(["a", "b"], ["s1"])
@@ -170,6 +169,7 @@ def test_statements_have_kinds(statement: str, kind: str) -> None:
     assert kind_of(statement).startswith(kind)
 
 
+@pytest.mark.slow
 def test_the_driver_tells_its_figures(tmp_path: Path) -> None:
     run = [sys.executable, "-m", "tests.soak", "--kills", "3", "--lanes", "2", "--folder", str(tmp_path), "--json"]
     done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=250)

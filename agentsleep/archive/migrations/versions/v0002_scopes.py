@@ -22,9 +22,9 @@ _CHUNK_BYTES = 2 * 2**20
 _SEARCH = (
     "CREATE VIRTUAL TABLE events_search USING fts5(text, content = 'events', content_rowid = 'id', "
     'tokenize = "unicode61 remove_diacritics 2")',
-    "CREATE TRIGGER events_search_insert AFTER INSERT ON events WHEN new.text IS NOT NULL BEGIN "
+    "CREATE TRIGGER events_search_insert AFTER INSERT ON events BEGIN "
     "INSERT INTO events_search (rowid, text) VALUES (new.id, new.text); END",
-    "CREATE TRIGGER events_search_delete AFTER DELETE ON events WHEN old.text IS NOT NULL BEGIN "
+    "CREATE TRIGGER events_search_delete AFTER DELETE ON events BEGIN "
     "INSERT INTO events_search (events_search, rowid, text) VALUES ('delete', old.id, old.text); END",
 )
 
