@@ -182,6 +182,26 @@ def turn(evidence: Path) -> str:
     return f"{grid(['a turn', 'ms', 'ratio', 'ratio of CPU time'], rows)}\n\n{what}. `{measured['command']}`."
 
 
+def archive(evidence: Path) -> str:
+    """What storing and loading a state costs, against a file."""
+    measured = load(evidence / "bench-archive.json")
+    if measured is None:
+        return unmeasured("agentsleep bench archive --json")
+    names = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
+    rows = []
+    for row in measured["rows"]:
+        whole = "–" if row["checkpoint_ratio"] is None else f"{row['checkpoint_ratio']:.2f}"
+        shown = [f"{row['save_ms']:,.0f}", f"{row['save_ratio']:.2f}", whole]
+        rows.append([names[row["backend"]], *shown, f"{row['load_ms']:,.0f}", f"{row['load_ratio']:.2f}"])
+    size, files = measured["rows"][0]["bytes"], measured["rows"][0]
+    what = (
+        f"A state of {size / 1e6:.1f} MB; medians of {measured['repeats']}. The file: {files['file_save_ms']:.0f} ms to "
+        f"write and sync, {files['file_load_ms']:.0f} ms to read and hash."
+    )
+    head = ["", "save, ms", "ratio", "with checkpoint", "load, ms", "ratio"]
+    return f"{grid(head, rows)}\n\n{what} `{measured['command']}`."
+
+
 def ops(evidence: Path) -> str:
     """Speed of the chunked rules."""
     measured = load(evidence / "bench-ops.json")
@@ -292,6 +312,7 @@ def nap_mini(record: Path) -> str:
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "rota": rota,
     "turn": turn,
+    "archive": archive,
     "wake": wake,
     "ops": ops,
     "headline": headline,

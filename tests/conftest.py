@@ -17,6 +17,8 @@ os.environ.update(
     MPLBACKEND="Agg",
 )
 
+os.environ.pop("COLUMNS", None)  # tables are as wide as where nobody says how wide
+
 import numpy as np
 import pytest
 import torch

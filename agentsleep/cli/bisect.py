@@ -141,7 +141,7 @@ def _asked(
 ) -> Iterator[Callable[[Snapshot], bool | None]]:
     """Asks each state the question, in a session in memory that begins where the snapshot ended."""
     from agentsleep.cli.probe import writer_of
-    from agentsleep.memory.scratch import scratch
+    from agentsleep.memory.past.scratch import scratch
 
     what = f"thread {record.scope.thread!r}"
     wanted = _plain(expect)

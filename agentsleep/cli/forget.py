@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agentsleep.archive import Archive, SessionRecord, UserArchive
-    from agentsleep.memory.forgetting import Forgotten
+    from agentsleep.memory.past.forgetting import Forgotten
 
 MOST = 20  # messages that are shown before it is done
 
@@ -96,7 +96,7 @@ def _plan(
     theirs: UserArchive, record: SessionRecord, seqs: list[int] | None, phrases: Sequence[str], cascade: bool
 ) -> dict[str, Any]:
     """What forgetting would do, by the same rules; changes nothing."""
-    from agentsleep.memory.forgetting import Family, repeated, whole_turns
+    from agentsleep.memory.past.forgetting import Family, repeated, whole_turns
 
     family = Family(theirs)
     if seqs is None:
@@ -164,7 +164,7 @@ def _confirm() -> None:
 
 def _forget_user(archive: str | None, user: str, tenant: str) -> Forgotten:
     """Needs no model: nothing is read again."""
-    from agentsleep.memory.forgetting import forget_everything
+    from agentsleep.memory.past.forgetting import forget_everything
 
     with open_existing(archive) as opened:
         return forget_everything(opened.user(tenant, user))

@@ -91,17 +91,12 @@ def recover(
     as_json: AsJson = False,
 ) -> None:
     """Mend a thread whose newest state is damaged: compute it from the nearest intact one and the log."""
-    from agentsleep.archive import SessionLock
-
     with open_existing(archive) as opened:
         record = find_thread(opened.user(tenant, user), thread)
         path = opened.database.name
     from agentsleep.cli.probe import writer_of
 
-    with (
-        writer_of(f"thread {thread!r}", record.fingerprint, archive_place(archive), model) as memory,
-        SessionLock(memory.archive.user(tenant, user), record.id),
-    ):
+    with writer_of(f"thread {thread!r}", record.fingerprint, archive_place(archive), model) as memory:
         done = memory.recover(thread, user=user, tenant=tenant)
     document = {
         "archive": path,

@@ -42,6 +42,7 @@ app.add_typer(snapshots_app, name="snapshots")
 NARROW = 110  # columns below which the list leaves out what `show` tells
 _LEFT_OUT = ("parent", "mode", "trigger", "passes x rounds", "bytes")
 _RIGHT = ("passes x rounds", "tokens", "bytes")
+_WHOLE = ("id", "tag", "thread")  # never cut into lines
 
 
 @snapshots_app.command("list")
@@ -160,7 +161,7 @@ def _show_list(out: Console, document: Mapping[str, Any]) -> None:
         columns = {name: text for name, text in columns.items() if name not in _LEFT_OUT}
     table = Table(caption="← the newest state of its thread")
     for name in columns:
-        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name == "id")
+        table.add_column(name, justify="right" if name in _RIGHT else "left", no_wrap=name in _WHOLE)
     for row in rows:
         table.add_row(*(Text(text(row)) for text in columns.values()))
     out.print(table)

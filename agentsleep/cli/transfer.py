@@ -88,8 +88,8 @@ def import_(
     from agentsleep.archive import Archive
     from agentsleep.memory import SleepMemory
     from agentsleep.memory.textless import textless
-    from agentsleep.memory.threadfile import ThreadFile
     from agentsleep.memory.transfer import import_thread
+    from agentsleep.memory.transfer.threadfile import ThreadFile
 
     source = file.expanduser()
     ThreadFile(source).close()  # a file that is none makes no archive

@@ -13,19 +13,19 @@ from agentsleep.archive import Archive, SessionLock, SessionRecord, Snapshot, Us
 from agentsleep.backends import Backend
 from agentsleep.chat import ChatFormat
 from agentsleep.errors import FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
-from agentsleep.memory.forgetting import Forgotten, forget, forget_everything
 from agentsleep.memory.later import Schedule
+from agentsleep.memory.past.forgetting import Forgotten, forget, forget_everything
+from agentsleep.memory.past.rebuilding import rebuild
+from agentsleep.memory.past.scratch import Progress
+from agentsleep.memory.past.trials import Comparison, compare_policies, trial
 from agentsleep.memory.probing import Prober
 from agentsleep.memory.queue import FairLock
-from agentsleep.memory.rebuilding import rebuild
 from agentsleep.memory.residency import Residency
 from agentsleep.memory.restoring import Recovered, recover, revive
-from agentsleep.memory.scratch import Progress
 from agentsleep.memory.session import Session
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.toolbox import Tool, Toolbox
 from agentsleep.memory.transfer import Exported, Which, export_thread, import_thread
-from agentsleep.memory.trials import Comparison, compare_policies, trial
 from agentsleep.policy import SleepPolicy
 
 Tools: TypeAlias = "Sequence[Tool | Callable[..., Any]] | Toolbox"

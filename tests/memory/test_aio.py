@@ -89,7 +89,7 @@ def test_everything_public_has_its_async_form() -> None:
     """But for what does no work, or is a tool of the inside: ``session.sync`` has it."""
     for ours, theirs, more in ((AsyncSession, Session, {"stream"}), (AsyncSleepMemory, SleepMemory, {"open"})):
         public = {name for name in dir(theirs) if not name.startswith("_")}
-        public -= {"fingerprint", "residents", "prober", "trial"} if theirs is SleepMemory else set()
+        public -= {"fingerprint", "residents", "prober", "shared", "trial"} if theirs is SleepMemory else set()
         here = {name for name in vars(ours) if not name.startswith("_")}
         assert here - more - {"sync"} == public
         assert more <= here
@@ -531,7 +531,7 @@ def test_a_stream_is_closed_while_its_next_token_is_written(memory: SleepMemory,
 
 def test_a_loop_that_is_left_ends_its_stream(memory: SleepMemory) -> None:
     async def main() -> None:
-        async with AsyncSleepMemory(memory) as shared, shared.session("t") as session:
+        async with AsyncSleepMemory(memory) as shared, shared.session("t", timeout=20) as session:
             async for _ in session.stream(max_new_tokens=20, **WARM):
                 break
             await session.add("user", FACT)

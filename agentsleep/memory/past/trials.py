@@ -10,8 +10,8 @@ from typing import cast
 from agentsleep.archive import Snapshot
 from agentsleep.compare import StateDiff, compare
 from agentsleep.errors import InputError
-from agentsleep.memory.scratch import Progress, reread, scratch
-from agentsleep.memory.script import script
+from agentsleep.memory.past.scratch import Progress, reread, scratch
+from agentsleep.memory.past.script import script
 from agentsleep.memory.session import Session
 from agentsleep.memory.shared import Shared
 from agentsleep.policy import SleepPolicy

@@ -29,8 +29,8 @@ from agentsleep.errors import (
     SnapshotDamaged,
 )
 from agentsleep.memory import Session, SleepMemory
-from agentsleep.memory.threadfile import ThreadFile
 from agentsleep.memory.transfer import Exported, export_thread, import_thread
+from agentsleep.memory.transfer.threadfile import ThreadFile
 from agentsleep.policy import SleepPolicy
 from agentsleep.state import FastWeights
 from tests.memory.helpers import (
@@ -229,7 +229,7 @@ def test_an_export_that_fails_leaves_nothing(
         raise SnapshotDamaged("a chunk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("agentsleep.memory.threadfile.os.fsync", fails)
+        patch.setattr("agentsleep.memory.transfer.threadfile.os.fsync", fails)
         with pytest.raises(ArchiveError, match="No space left"):
             export_thread(ada, "branch", target, force=True)
     with monkeypatch.context() as patch:

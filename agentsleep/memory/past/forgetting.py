@@ -18,8 +18,8 @@ from agentsleep.archive import (
     regrow,
 )
 from agentsleep.errors import FingerprintMismatch, InputError
-from agentsleep.memory.scratch import Progress, reread, scratch
-from agentsleep.memory.script import script
+from agentsleep.memory.past.scratch import Progress, reread, scratch
+from agentsleep.memory.past.script import script
 from agentsleep.memory.shared import Shared
 
 Place = tuple[str, int]

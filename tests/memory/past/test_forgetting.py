@@ -11,7 +11,7 @@ import pytest
 from agentsleep.archive import Archive
 from agentsleep.errors import InputError, SessionBusy, SessionNotFound, SleepFailed
 from agentsleep.memory import Session, SleepMemory
-from agentsleep.memory import scratch as scratch_module
+from agentsleep.memory.past import scratch as scratch_module
 from agentsleep.policy import SleepPolicy
 from tests.memory.conftest import Open
 from tests.memory.helpers import FACT, SYSTEM, assert_whole, events, fill, kinds, rig, same, says
@@ -254,7 +254,7 @@ def test_what_cannot_be_forgotten_changes_nothing(memory: SleepMemory, monkeypat
             raise SleepFailed("no use")
 
         monkeypatch.setattr(scratch_module, "reread", fails)
-        monkeypatch.setattr("agentsleep.memory.forgetting.reread", fails)
+        monkeypatch.setattr("agentsleep.memory.past.forgetting.reread", fails)
         with pytest.raises(SleepFailed):
             memory.forget(session, [1])
         assert (events(session), [one.id for one in session.history()]) == before

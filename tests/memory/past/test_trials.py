@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from agentsleep.errors import FingerprintMismatch, InputError, SessionNotFound, SleepFailed
-from agentsleep.memory import Session, SleepMemory, rebuilding
-from agentsleep.memory.script import Slept, script
+from agentsleep.memory import Session, SleepMemory
+from agentsleep.memory.past import rebuilding
+from agentsleep.memory.past.script import Slept, script
 from agentsleep.policy import SleepPolicy
 from tests.memory.conftest import Open
 from tests.memory.helpers import FACT, SYSTEM, assert_whole, calls, events, fill, kinds, make_nap, rig, same, schema

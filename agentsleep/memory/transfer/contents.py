@@ -8,9 +8,9 @@ from contextlib import closing
 from agentsleep.archive import Event, Scope, Snapshot, TensorBytes
 from agentsleep.archive.chunks import SplitState
 from agentsleep.errors import CheckpointDamaged, InputError
-from agentsleep.memory.records import Fields, events_of, snapshots_of
 from agentsleep.memory.states import to_bytes
-from agentsleep.memory.threadfile import MANIFEST, ThreadFile, state_name
+from agentsleep.memory.transfer.records import Fields, events_of, snapshots_of
+from agentsleep.memory.transfer.threadfile import MANIFEST, ThreadFile, state_name
 from agentsleep.state import FastWeights
 
 

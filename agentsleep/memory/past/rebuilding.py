@@ -7,9 +7,9 @@ from typing import Any
 from agentsleep.archive import Event, SessionRecord
 from agentsleep.chat import ToolCall
 from agentsleep.errors import InputError
+from agentsleep.memory.past.scratch import Progress
+from agentsleep.memory.past.script import Heard, Pinned, Slept, Spoken, Step, script
 from agentsleep.memory.pins import Pins
-from agentsleep.memory.scratch import Progress
-from agentsleep.memory.script import Heard, Pinned, Slept, Spoken, Step, script
 from agentsleep.memory.session import Session
 
 SOURCE = "source"

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from agentsleep.archive import Archive, Event, Line, Snapshot, UserArchive, plant
+from agentsleep.memory.past.script import Heard, Pinned, Slept, Spoken, Step
 from agentsleep.memory.restoring import state_at
-from agentsleep.memory.script import Heard, Pinned, Slept, Spoken, Step
 from agentsleep.memory.session import Session
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.states import to_bytes

@@ -18,13 +18,13 @@ from agentsleep.errors import (
     SnapshotConflict,
     SnapshotPruned,
 )
-from agentsleep.memory.contents import Contents, States
+from agentsleep.memory.past.scratch import Progress
 from agentsleep.memory.probing import Prober
-from agentsleep.memory.records import event_json, snapshot_json
-from agentsleep.memory.scratch import Progress
 from agentsleep.memory.states import from_bytes
 from agentsleep.memory.textless import textless, without_text
-from agentsleep.memory.threadfile import LOG, ThreadFile, state_name, writing
+from agentsleep.memory.transfer.contents import Contents, States
+from agentsleep.memory.transfer.records import event_json, snapshot_json
+from agentsleep.memory.transfer.threadfile import LOG, ThreadFile, state_name, writing
 
 Which = Literal["stored", "head"]
 """Which states an export holds: all that are stored, or the newest one alone."""
@@ -75,7 +75,7 @@ def export_thread(
     may be called while a session writes: the file holds the thread as it was at the beginning.
 
     Args:
-        target: a zip is written there; its format is told in :mod:`agentsleep.memory.threadfile`.
+        target: a zip is written there; its format is told in :mod:`agentsleep.memory.transfer.threadfile`.
         text: False leaves out texts, tokens, system messages and tools. What remains are states and lineage: a thread
             that goes on from its newest state, and cannot be read, searched, replayed or forgotten in parts. States are
             made of what was read and partly give it away again.
