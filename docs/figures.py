@@ -195,8 +195,8 @@ def archive(evidence: Path) -> str:
         rows.append([names[row["backend"]], *shown, f"{row['load_ms']:,.0f}", f"{row['load_ratio']:.2f}"])
     size, files = measured["rows"][0]["bytes"], measured["rows"][0]
     what = (
-        f"A state of {size / 1e6:.1f} MB; medians of {measured['repeats']}. The file: {files['file_save_ms']:.0f} ms to "
-        f"write and sync, {files['file_load_ms']:.0f} ms to read and hash."
+        f"A state of {size / 1e6:.1f} MB; medians of {measured['repeats']}. The file: "
+        f"{files['file_save_ms']:.0f} ms to write and sync, {files['file_load_ms']:.0f} ms to read and hash."
     )
     head = ["", "save, ms", "ratio", "with checkpoint", "load, ms", "ratio"]
     return f"{grid(head, rows)}\n\n{what} `{measured['command']}`."

@@ -42,11 +42,11 @@ def begun(life: Life) -> Life:
 
 
 def test_kills_take_nothing_back_on_sqlite(soak: Soak) -> None:
-    assert [one.findings for one in kills(soak.life(0, 1, None), 8, 60) if one.findings] == []
+    assert [one.findings for one in kills(soak.life(0, 1, None), 100, 60) if one.findings] == []
 
 
 def test_kills_take_nothing_back_on_postgresql(soak: Soak, postgres_server: PostgresServer) -> None:
-    assert [one.findings for one in kills(soak.life(0, 2, postgres_server), 4, 60) if one.findings] == []
+    assert [one.findings for one in kills(soak.life(0, 2, postgres_server), 30, 60) if one.findings] == []
 
 
 @pytest.mark.slow
