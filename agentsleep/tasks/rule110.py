@@ -34,6 +34,10 @@ class Rule110:
     Where bits are ``tagged``, a bit's token also tells its position (``2 * position + bit`` behind all others), so that
     neighbours can be found across the seam of the ring.
 
+    Where strings are ``centred``, the ring is read from its other side on: the first bit stands in the middle, at place
+    ``bits // 2``, with its neighbours on both sides, and positions are places in that order. The form ``dense`` and the
+    trace then leave out what follows from neighbours across the seam.
+
     A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, t, position`` and its answer is a bit.
     So t is known before the sleep and after it, as in the paper, where a run has one t. Only multiples of ``stride``
     are asked.
@@ -45,6 +49,7 @@ class Rule110:
     strings: int = 1
     stride: int = 1
     tagged: bool = False
+    centred: bool = False
     name: str = "rule110"
 
     def __post_init__(self) -> None:
@@ -91,6 +96,9 @@ class Rule110:
         for _ in range(difficulty.depth):
             states.append(step110(states[-1]))
         after = np.stack(states)  # [t, B, strings, bits]
+        first = self.bits // 2 if self.centred else 0
+        after = np.roll(after, first, -1)
+        start = after[0]
         string_token = 2 + self.max_depth + self.bits + np.arange(count)
         t = difficulty.draw(rng, size, self.stride)
         rows = np.arange(size)
@@ -99,17 +107,20 @@ class Rule110:
         for s in range(count):
             ids = np.concatenate((np.full((size, 1), string_token[s]), 2 + t[:, None] - 1, read[:, s]), 1)
             window = _window(ids, np.full_like(ids, IGNORE), np.zeros_like(ids))
-            context.append(replace(window, trace=partial(_trace, after[:, :, s], t)))
+            context.append(replace(window, trace=partial(_trace, after[:, :, s], t, not self.centred)))
         if difficulty.form == "dense":
             which = rng.integers(0, count, size)
             asked = [(which, np.full(size, p)) for p in rng.permutation(self.bits)]
         else:
-            asked = [(np.full(size, s), np.zeros(size, int)) for s in range(count)]
+            asked = [(np.full(size, s), np.full(size, first)) for s in range(count)]
         parts, labels, depth = [], [], []
         for string, position in asked:
             told = np.full(size, IGNORE)
             parts.append(np.stack((string_token[string], 2 + t - 1, 2 + self.max_depth + position), 1))
-            labels.append(np.stack((told, told, after[t, rows, string, position]), 1))
+            answer = after[t, rows, string, position]
+            if self.centred and difficulty.form == "dense":
+                answer = np.where((position >= t) & (position + t < self.bits), answer, IGNORE)
+            labels.append(np.stack((told, told, answer), 1))
             depth.append(np.stack((0 * t, 0 * t, t), 1))
         return Batch(
             context=context,
@@ -117,17 +128,18 @@ class Rule110:
         )
 
 
-def _trace(after: np.ndarray, t: np.ndarray, number: int, passes: int) -> Tensor:
+def _trace(after: np.ndarray, t: np.ndarray, ring: bool, number: int, passes: int) -> Tensor:
     """What the tokens of a window, ``[B, 2 + bits]``, should tell behind a pass: the automaton on its way.
 
     The first pass stores the string, the others share the t steps; a single pass leaves all to the question. Behind s
     steps the token of bit j is asked for bit j - s, which follows from bits j - 2s to j; where these go round the ring,
-    from the fast weights that the pass before has left.
+    from the fast weights that the pass before has left; without ``ring`` they are not asked for.
     """
     _, rows, bits = after.shape
     done = t * (number - 1) // max(1, passes - 1)
     place = np.arange(bits)
     told = after[done[:, None], np.arange(rows)[:, None], (place - done[:, None]) % bits]
+    told = told if ring else np.where(place >= 2 * done[:, None], told, IGNORE)
     return torch.from_numpy(np.concatenate((np.full((rows, 2), IGNORE), told), 1))
 
 

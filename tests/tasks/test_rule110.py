@@ -248,3 +248,40 @@ def test_sizes() -> None:
 def test_difficulties_it_does_not_have(difficulty: Difficulty, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         Rule110().batch(np.random.default_rng(0), 1, difficulty)
+
+
+@pytest.mark.parametrize("form", ["dense", "plain"])
+def test_a_ring_read_from_its_other_side(form: str) -> None:
+    """The first bit stands in the middle; what needs neighbours across the seam is left out of the form `dense`."""
+    task = Rule110(bits=10, max_depth=7, strings=2, centred=True)
+    batch = task.batch(np.random.default_rng(3), 30, Difficulty(windows=2, depth=7, form=form))
+    (questions,) = batch.questions
+    left_out = 0
+    for row in range(30):
+        strings, ids, steps = strings_of(task, batch, row), real(questions, row), steps_of(batch, row)
+        for place in range(0, len(ids), 3):
+            name, position = ids[place], ids[place + 2] - 2 - task.max_depth
+            answer = int(questions.labels[row, place + 2])
+            seamless = steps <= position < 10 - steps
+            if form == "plain":
+                assert position == 5
+            left_out += answer == IGNORE
+            assert (answer == IGNORE) == (form == "dense" and not seamless)
+            assert answer in (IGNORE, by_table(strings[name], steps)[position])
+        for window in batch.context:
+            assert window.trace is not None
+            told = window.trace(2, 2)[row, 2:].tolist()
+            wanted = on_the_way(strings[int(window.ids[row, 0])], steps)
+            assert told == [IGNORE if at < 2 * steps else bit for at, bit in enumerate(wanted)]
+    assert (left_out > 0) == (form == "dense")
+
+
+def test_a_centred_ring_is_the_same_ring() -> None:
+    """Read from its first bit on, or from the other side: the same answers, in another order."""
+    one, other = Rule110(bits=8, max_depth=3), Rule110(bits=8, max_depth=3, centred=True)
+    difficulty = Difficulty(windows=1, depth=3, form="plain", focus=1.0)
+    a, b = (task.batch(np.random.default_rng(5), 20, difficulty) for task in (one, other))
+    for row in range(20):
+        (first,), (second,) = (strings_of(task, made, row).values() for task, made in ((one, a), (other, b)))
+        assert second == first[4:] + first[:4]
+    assert torch.equal(a.questions[0].labels, b.questions[0].labels)

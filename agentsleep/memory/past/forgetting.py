@@ -92,6 +92,30 @@ class Family:
         ]
         return min(seen, default=None)
 
+    def base(self, session_id: str, before: int) -> Snapshot | None:
+        """The newest snapshot of a session that has seen nothing from seq ``before`` on, and no half of a turn."""
+        line = [one for one in self.archive.snapshots(session_id) if one.span[1] <= before]
+        for one in reversed(line):
+            mark = self.archive.events(session_id, one.span[1] - 1, one.span[1])[0]
+            if not mark.data.get("open_turn"):
+                return one
+        return None
+
+    def touched(self, gone: Collection[Place]) -> set[Place]:
+        """These events, and where each log that has one of them is to be read again from: what lies between is read
+        again too, which forks from in between have to follow."""
+        touched = {*gone}
+        while True:
+            places = set()
+            for one in self.sessions:
+                first = self.first(one, touched)
+                if first is not None:
+                    base = self.base(one, first)
+                    places.add(self.owner(one, base.span[1] if base else 0))
+            if places <= touched:
+                return touched
+            touched |= places
+
     def condemned(self, gone: Collection[Place], threads: Collection[str]) -> list[str]:
         """Snapshots that have seen these events, or belong to these sessions, children before their parents."""
         found = [
@@ -138,7 +162,10 @@ def forget(
     if cascade:
         for repeat, owner in repeats:
             gone |= {family.owner(owner, seq) for seq in whole_turns(archive, owner, [repeat.seq])}
-    affected = [one for one in family.sessions.values() if one.id in thread or family.first(one.id, gone) is not None]
+    touched = family.touched(gone)
+    affected = [
+        one for one in family.sessions.values() if one.id in thread or family.first(one.id, touched) is not None
+    ]
     with ExitStack() as locks:
         for one in affected:
             if one.id not in held:
@@ -150,8 +177,8 @@ def forget(
                 )
         # What the locks now keep as it is may have moved since it was first looked at.
         affected = [archive.session(one.id) for one in affected]
-        regrowths = [_regrown(shared, family, one, gone, one.id in thread, progress) for one in affected]
-        condemned = family.condemned(gone, thread)
+        regrowths = [_regrown(shared, family, one, gone, touched, one.id in thread, progress) for one in affected]
+        condemned = family.condemned(touched, thread)
         freed = regrow(archive, regrowths, condemned, len(gone))
         names = tuple(one.scope.thread for one in affected if one.id not in thread)
     return Forgotten(
@@ -242,6 +269,7 @@ def _regrown(
     family: Family,
     session: SessionRecord,
     gone: Collection[Place],
+    touched: Collection[Place],
     whole: bool,
     progress: Progress | None,
 ) -> Regrowth:
@@ -251,12 +279,11 @@ def _regrown(
     )
     if whole:
         return kept
-    first = family.first(session.id, gone)
+    first = family.first(session.id, touched)
     assert first is not None
     archive = family.archive
     log = archive.events(session.id)
-    before = [one for one in archive.snapshots(session.id) if one.span[1] <= first and not _open(log, one)]
-    base = before[-1] if before else None
+    base = family.base(session.id, first)
     place = base.span[1] if base else 0
     lost = {seq for seq in range(place, len(log)) if family.owner(session.id, seq) in gone}
     with scratch(shared, archive, log[:place], base) as again:
@@ -266,8 +293,3 @@ def _regrown(
         states = {one.id: again.archive.load_state(one.id) for one in made if one.status == "stored"}
         snapshots = [replace(one, tenant=archive.tenant, user=archive.name) for one in made]
     return replace(kept, base=base, line=Line(events=events, snapshots=snapshots, states=states))
-
-
-def _open(log: Sequence[Event], snapshot: Snapshot) -> bool:
-    """Whether a sleep fell into a turn that goes on behind it."""
-    return bool(log[snapshot.span[1] - 1].data.get("open_turn"))

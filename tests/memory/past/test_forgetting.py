@@ -278,3 +278,27 @@ def test_a_fork_that_said_nothing_goes_alone(memory: SleepMemory) -> None:
         assert events(session) == before
         assert_whole(session)
     assert [one.scope.thread for one in memory.sessions()] == ["t"]
+
+
+def test_a_fork_from_the_middle_of_a_turn_stays_whole(memory: SleepMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is forgotten comes behind the turn; the turn is read again all the same, and the fork with it."""
+    with memory.session("t") as session:
+        fill(session, 7)
+        rig(monkeypatch, says(memory, "bob alice " * 5))
+        session.generate(max_new_tokens=30)
+        inside = session.history()[-1]
+        assert events(session)[inside.span[1] - 1].data["open_turn"]
+        branch = memory.fork(inside, "branch")
+        fill(branch, 2)
+        branch.sleep()
+        told = [event.text for event in branch.messages() if event.text]
+        branch.close()
+        session.add("user", SECRET)
+        session.sleep()
+        report = memory.forget(session, [place_of(session, SECRET)])
+        assert {*report.rebuilt} == {"t", "branch"}
+        assert_whole(session)
+    with memory.session("branch", tools=()) as branch:
+        assert [event.text for event in branch.messages() if event.text] == told
+        assert_whole(branch)
+    assert memory.archive.user("default", "default").verify().findings == ()
