@@ -96,38 +96,23 @@ def _plan(
     theirs: UserArchive, record: SessionRecord, seqs: list[int] | None, phrases: Sequence[str], cascade: bool
 ) -> dict[str, Any]:
     """What forgetting would do, by the same rules; changes nothing."""
-    from agentsleep.memory.past.forgetting import Family, repeated, whole_turns
+    from agentsleep.memory.past.forgetting import Family, planned
 
     family = Family(theirs)
-    if seqs is None:
-        own = [range(start, stop) for owner, start, stop in family.line(record.id) if owner == record.id]
-        wanted = {*own[0]} if own else set()
-    else:
-        wanted = whole_turns(theirs, record.id, seqs)
-    gone = {family.owner(record.id, seq) for seq in wanted}
-    repeats = repeated(family, gone, phrases)
-    if cascade:
-        for repeat, owner in repeats:
-            gone |= {family.owner(owner, seq) for seq in whole_turns(theirs, owner, [repeat.seq])}
-    threads = [record.id] if seqs is None else []
-    condemned = family.condemned(gone, threads)
+    plan = planned(family, record.id, seqs, phrases, cascade)
     messages = [
-        {"thread": family.sessions[owner].scope.thread, "seq": event.seq, "role": event.role, "text": event.text}
-        for owner in family.sessions
-        for event in (theirs.events(owner) if any(whose == owner for whose, _seq in gone) else [])
-        if (owner, event.seq) in gone and event.kind == "tokens"
+        {"thread": one.scope.thread, "seq": event.seq, "role": event.role, "text": event.text}
+        for one in family.sessions.values()
+        for event in family.own(one.id)
+        if (one.id, event.seq) in plan.gone and event.kind == "tokens"
     ]
     return {
         "messages": messages,
-        "threads": [record.scope.thread] if seqs is None else [],
-        "rebuilt": [
-            one.scope.thread
-            for one in family.sessions.values()
-            if one.id not in threads and family.first(one.id, gone) is not None
-        ],
-        "snapshots": condemned,
-        "state_bytes": sum(family.snapshots[one].state_bytes for one in condemned),
-        "repeats": [asdict(repeat) for repeat, _owner in repeats],
+        "threads": [family.sessions[one].scope.thread for one in plan.threads],
+        "rebuilt": [family.sessions[one].scope.thread for one in plan.affected if one not in plan.threads],
+        "snapshots": plan.condemned,
+        "state_bytes": sum(family.snapshots[one].state_bytes for one in plan.condemned),
+        "repeats": [asdict(repeat) for repeat in plan.repeats],
         "cascade": cascade,
     }
 

@@ -62,6 +62,7 @@ class Family:
         self.archive = archive
         self.sessions = {one.id: one for one in archive.sessions()}
         self.snapshots = {one.id: one for one in archive.all_snapshots()}
+        self._own: dict[str, list[Event]] = {}
 
     def line(self, session_id: str) -> list[tuple[str, int, int]]:
         """The sessions whose events make up a log, itself first: id, and from and up to which seq it gives them."""
@@ -74,6 +75,36 @@ class Family:
             if origin is None:
                 return found
             session_id, stop = self.snapshots[origin].session_id, min(stop, start)
+
+    def own(self, session_id: str) -> list[Event]:
+        """The events of a session that it did not inherit."""
+        if session_id not in self._own:
+            mine = [(start, stop) for owner, start, stop in self.line(session_id) if owner == session_id]
+            self._own[session_id] = self.archive.events(session_id, *mine[0]) if mine else []
+        return self._own[session_id]
+
+    def copies(self, places: Collection[Place], whole: Collection[str] = ()) -> set[Place]:
+        """The same messages where other sessions of the same model have them as their own: a fork that was read again
+        holds what it once inherited. Nothing else is of the same moment, role and text.
+
+        Args:
+            whole: sessions that go as a whole. Of them only what was first said there counts: what is older than the
+                session came from elsewhere, and stays there.
+        """
+        keys, models = set(), set()
+        for owner, seqs in _by_session(places).items():
+            session = self.sessions[owner]
+            models.add(session.fingerprint)
+            for event in self.own(owner):
+                counts = owner not in whole or event.created >= session.created
+                if event.seq in seqs and counts and _is_message(event):
+                    keys.add((event.created, event.role, event.text))
+        found = set()
+        for one in self.sessions.values():
+            same = [e.seq for e in self.own(one.id) if (e.created, e.role, e.text) in keys and _is_message(e)]
+            if same and one.fingerprint in models and one.id not in whole:
+                found |= {self.owner(one.id, seq) for seq in whole_turns(self.archive, one.id, same)}
+        return found
 
     def owner(self, session_id: str, seq: int) -> Place:
         """Whose event it is, and its seq. Raises InputError where the log has none."""
@@ -127,6 +158,44 @@ class Family:
         return [one.id for one in sorted(found, key=lambda one: -one.span[1])]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What forgetting comes to. gone: the messages.  touched: where logs change.  threads: ids of sessions that go.
+    affected: ids of all sessions that change.  condemned: ids of snapshots that go.  repeats: see :class:`Forgotten`.
+    """
+
+    gone: set[Place]
+    touched: set[Place]
+    threads: tuple[str, ...]
+    affected: tuple[str, ...]
+    condemned: list[str]
+    repeats: tuple[Repeat, ...]
+
+
+def planned(
+    family: Family, session_id: str, seqs: Collection[int] | None, phrases: Sequence[str], cascade: bool
+) -> Plan:
+    """What :func:`forget` would do; changes nothing. Raises InputError where there are no such messages."""
+    threads = (session_id,) if seqs is None else ()
+    chosen = [e.seq for e in family.own(session_id)] if seqs is None else whole_turns(family.archive, session_id, seqs)
+    gone = {family.owner(session_id, seq) for seq in chosen}
+    gone |= family.copies(gone, threads)
+    repeats = repeated(family, gone, phrases)
+    if cascade:
+        for repeat, owner in repeats:
+            gone |= {family.owner(owner, seq) for seq in whole_turns(family.archive, owner, [repeat.seq])}
+        gone |= family.copies(gone, threads)
+    touched = family.touched(gone)
+    return Plan(
+        gone=gone,
+        touched=touched,
+        threads=threads,
+        affected=tuple(one for one in family.sessions if one in threads or family.first(one, touched) is not None),
+        condemned=family.condemned(touched, threads),
+        repeats=tuple(repeat for repeat, _owner in repeats),
+    )
+
+
 def forget(
     shared: Shared,
     archive: UserArchive,
@@ -154,18 +223,8 @@ def forget(
         FingerprintMismatch: such a session belongs to another model.  SleepFailed: a sleep was not usable.
     """
     family = Family(archive)
-    thread = [session_id] if seqs is None else []
-    own = next((range(start, stop) for owner, start, stop in family.line(session_id) if owner == session_id), range(0))
-    chosen = own if seqs is None else whole_turns(archive, session_id, seqs)
-    gone = {family.owner(session_id, seq) for seq in chosen}
-    repeats = repeated(family, gone, phrases)
-    if cascade:
-        for repeat, owner in repeats:
-            gone |= {family.owner(owner, seq) for seq in whole_turns(archive, owner, [repeat.seq])}
-    touched = family.touched(gone)
-    affected = [
-        one for one in family.sessions.values() if one.id in thread or family.first(one.id, touched) is not None
-    ]
+    plan = planned(family, session_id, seqs, phrases, cascade)
+    thread, affected = plan.threads, [family.sessions[one] for one in plan.affected]
     with ExitStack() as locks:
         for one in affected:
             if one.id not in held:
@@ -177,17 +236,16 @@ def forget(
                 )
         # What the locks now keep as it is may have moved since it was first looked at.
         affected = [archive.session(one.id) for one in affected]
-        regrowths = [_regrown(shared, family, one, gone, touched, one.id in thread, progress) for one in affected]
-        condemned = family.condemned(touched, thread)
-        freed = regrow(archive, regrowths, condemned, len(gone))
+        regrowths = [_regrown(shared, family, one, plan, progress) for one in affected]
+        freed = regrow(archive, regrowths, plan.condemned, len(plan.gone))
         names = tuple(one.scope.thread for one in affected if one.id not in thread)
     return Forgotten(
-        messages=len(gone),
-        snapshots=len(condemned),
+        messages=len(plan.gone),
+        snapshots=len(plan.condemned),
         threads=tuple(family.sessions[one].scope.thread for one in thread),
         rebuilt=names,
         state_bytes=freed,
-        repeats=tuple(repeat for repeat, _owner in repeats),
+        repeats=plan.repeats,
         out_of_reach=tuple(archive.database.purge()),
     )
 
@@ -240,24 +298,33 @@ def whole_turns(archive: UserArchive, session_id: str, seqs: Collection[int]) ->
 def repeated(family: Family, gone: Collection[Place], phrases: Sequence[str]) -> list[tuple[Repeat, str]]:
     """Messages of the user, in any thread, that say what is forgotten, or a phrase, again; with their owners."""
     texts, earliest = [_plain(phrase) for phrase in phrases], None
-    own: dict[str, list[Event]] = {}
     for one in family.sessions:
-        lines = [(start, stop) for owner, start, stop in family.line(one) if owner == one]
-        own[one] = family.archive.events(one, *lines[0]) if lines else []
-        for event in own[one]:
+        for event in family.own(one):
             if (one, event.seq) in gone:
                 texts += [_plain(event.text)] if event.text else []
                 earliest = min(earliest or event.created, event.created)
     texts = [text for text in texts if text]
     found = []
-    for one, events in own.items():
-        for event in events:
+    for one in family.sessions:
+        for event in family.own(one):
             if (one, event.seq) in gone or not event.text or earliest is None or event.created < earliest:
                 continue
             if any(text in _plain(event.text) for text in texts):
                 thread = family.sessions[one].scope.thread
                 found.append((Repeat(thread=thread, seq=event.seq, role=event.role, text=event.text), one))
     return found
+
+
+def _by_session(places: Collection[Place]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
+    for owner, seq in places:
+        found.setdefault(owner, set()).add(seq)
+    return found
+
+
+def _is_message(event: Event) -> bool:
+    """Whether it is one, or the end of one: of a turn in parts, the last one tells its text."""
+    return event.kind == "tokens" and not event.data.get("open")
 
 
 def _plain(text: str) -> str:
@@ -268,24 +335,22 @@ def _regrown(
     shared: Shared,
     family: Family,
     session: SessionRecord,
-    gone: Collection[Place],
-    touched: Collection[Place],
-    whole: bool,
+    plan: Plan,
     progress: Progress | None,
 ) -> Regrowth:
     """What becomes of a session."""
     kept = Regrowth(
         session_id=session.id, base=None, expected_head=session.head, expected_events=session.events, line=None
     )
-    if whole:
+    if session.id in plan.threads:
         return kept
-    first = family.first(session.id, touched)
+    first = family.first(session.id, plan.touched)
     assert first is not None
     archive = family.archive
     log = archive.events(session.id)
     base = family.base(session.id, first)
     place = base.span[1] if base else 0
-    lost = {seq for seq in range(place, len(log)) if family.owner(session.id, seq) in gone}
+    lost = {seq for seq in range(place, len(log)) if family.owner(session.id, seq) in plan.gone}
     with scratch(shared, archive, log[:place], base) as again:
         reread(again, script(log[place:], lost), progress)
         events = again.archive.events(again.id, place)

@@ -302,3 +302,48 @@ def test_a_fork_from_the_middle_of_a_turn_stays_whole(memory: SleepMemory, monke
         assert [event.text for event in branch.messages() if event.text] == told
         assert_whole(branch)
     assert memory.archive.user("default", "default").verify().findings == ()
+
+
+@pytest.fixture
+def told_twice(opened: Open) -> SleepMemory:
+    """A thread and its fork, both read again since, so that the fork holds what it once inherited as its own."""
+    memory = opened(SleepPolicy(trigger=("messages", 4)))
+    with memory.session("t") as session:
+        session.add("user", "an apple a day .")
+        fill(session, 2)
+        session.add("user", SECRET)
+        fill(session, 4)
+        memory.fork(session.history()[-1], "branch").close()
+        memory.forget(session, [0])
+    with memory.session("branch", tools=()) as branch:
+        branch.add("user", FACT)
+        assert SECRET in [event.text for event in branch.archive.events(branch.id, 0)]
+    return memory
+
+
+@pytest.mark.parametrize("where", ["t", "branch"])
+def test_copies_are_forgotten_too(told_twice: SleepMemory, where: str) -> None:
+    with told_twice.session(where, tools=()) as session:
+        report = told_twice.forget(session, [place_of(session, SECRET)])
+    assert {*report.rebuilt} == {"t", "branch"}
+    assert report.repeats == ()
+    for thread in ("t", "branch"):
+        with told_twice.session(thread, tools=()) as session:
+            assert SECRET not in [event.text for event in session.messages()]
+            assert_whole(session)
+    assert told_twice.archive.user("default", "default").search("zelda") == []
+
+
+def test_a_fork_that_goes_takes_nothing_from_where_it_came(told_twice: SleepMemory) -> None:
+    with told_twice.session("t", tools=()) as session:
+        before = events(session)
+        told_twice.forget("branch")
+        assert events(session) == before
+        assert_whole(session)
+
+
+def test_a_thread_that_goes_takes_its_copies(told_twice: SleepMemory) -> None:
+    assert told_twice.forget("t").rebuilt == ("branch",)
+    with told_twice.session("branch", tools=()) as branch:
+        assert [event.text for event in branch.messages()] == [FACT]
+        assert_whole(branch)
