@@ -78,7 +78,7 @@ format: $(STAMP) ## let ruff mend what it can, and format
 slow: $(STAMP) ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow --timeout=3600 --durations=10
 
-soak: $(STAMP) ## kill writers in the middle of what they do: 1,000 times on SQLite, 200 on PostgreSQL (an hour)
+soak: $(STAMP) ## kill writers in the middle of what they do: 1,000 times on SQLite, 200 on PostgreSQL (ten minutes)
 	@$(BIN)/python -m tests.soak
 	@$(BIN)/python -m tests.soak --backend postgresql --kills 200
 
