@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from agentsleep import tokens
-from agentsleep.chats import ChatFormat, Reply, Role, TemplateChat, ToolCall, ToolSchema
+from agentsleep.chats import (
+    CallForm,
+    CallMarkers,
+    ChatFormat,
+    Reply,
+    Role,
+    TemplateChat,
+    TextForm,
+    ToolCall,
+    ToolSchema,
+)
 from agentsleep.errors import EmptyMessage, InputError
 
 __all__ = ["CHAT_TEMPLATE", "Chat", "ChatFormat", "Reply", "Role", "TemplateChat", "ToolCall", "chat_of"]
@@ -108,6 +118,19 @@ class Chat:
     def prompt(self) -> list[int]:
         """What the model continues with its answer."""
         return [self._ids[tokens.ASSISTANT]]
+
+    def text_form(self) -> TextForm:
+        """What the model writes around an answer in words: the blank behind the marker."""
+        return TextForm((" ",))
+
+    def call_form(self) -> CallForm:
+        """What the model writes around a tool call; there is one a turn."""
+        return CallForm((self._call, '{"name": "'), ('", "arguments": ',), ("}",))
+
+    @property
+    def call_markers(self) -> CallMarkers:
+        """What makes a turn be read as a call."""
+        return CallMarkers(frozenset({self._call}))
 
     def _body(self, ids: Sequence[int]) -> list[int]:
         return list(ids[:-1]) if ids and ids[-1] == self.end else list(ids)

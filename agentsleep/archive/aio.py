@@ -168,9 +168,9 @@ class AsyncUserArchive:
         """See `UserArchive.session`."""
         return await self._run(partial(self.sync.session, session_id))
 
-    async def sessions(self) -> list[SessionRecord]:
+    async def sessions(self, prefix: str = "") -> list[SessionRecord]:
         """See `UserArchive.sessions`."""
-        return await self._run(self.sync.sessions)
+        return await self._run(partial(self.sync.sessions, prefix))
 
     async def append(self, session_id: str, events: Sequence[NewEvent]) -> list[Event]:
         """See `UserArchive.append`. Appends to one session that run at once come in any order; await each."""

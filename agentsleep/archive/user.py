@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from agentsleep.archive import audit, chunks, log, retention, rows
 from agentsleep.archive.chunks import SplitState
@@ -84,10 +84,12 @@ class UserArchive(Upkeep):
         with self.reading() as (tx, scope_id):
             return self.record(self.session_row(tx, session_id, scope_id))
 
-    def sessions(self) -> list[SessionRecord]:
-        """All sessions of the user, oldest first."""
+    def sessions(self, prefix: str = "") -> list[SessionRecord]:
+        """All sessions of the user whose thread begins with ``prefix``, oldest first."""
         with self.reading() as (tx, scope_id):
             query = select(SessionRow).where(SessionRow.scope_id == scope_id)
+            if prefix:  # not LIKE, to which SQLite's upper and lower case are one
+                query = query.where(func.substr(SessionRow.thread, 1, len(prefix)) == prefix)
             return [self.record(row) for row in tx.scalars(query.order_by(SessionRow.created, SessionRow.id))]
 
     # The log

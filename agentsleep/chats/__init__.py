@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from agentsleep.chats.forms import CallForm, CallMarkers, Piece, Tags, TextForm
 from agentsleep.chats.template import TemplateChat
 from agentsleep.chats.values import ChatFormat, Reply, Role, ToolCall, ToolSchema
 
-__all__ = ["ChatFormat", "Reply", "Role", "TemplateChat", "ToolCall", "ToolSchema"]
+__all__ = [
+    "CallForm",
+    "CallMarkers",
+    "ChatFormat",
+    "Piece",
+    "Reply",
+    "Role",
+    "Tags",
+    "TemplateChat",
+    "TextForm",
+    "ToolCall",
+    "ToolSchema",
+]

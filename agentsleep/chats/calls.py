@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agentsleep.chats.forms import CallMarkers
 from agentsleep.chats.values import ToolCall, ToolSchema
 
 _MARKERS = (
@@ -32,7 +33,9 @@ _MARKERS = (
     ("<|tool_call|>", ""),
     ("[TOOL_CALLS]", ""),
 )
-_BARE = re.compile(r'\s*(?:<\|python_tag\|>)?\s*(?=\{\s*"(?:name|type)"\s*:)')
+_PYTHON = "<|python_tag|>"
+_BEGUN = r'\s*\{\s*"(?:name|type)"\s*:'
+_BARE = re.compile(rf"\s*(?:{re.escape(_PYTHON)})?(?={_BEGUN})")
 _FUNCTION = re.compile(r"\s*<function=([^>\n]+)>(.*?)</function>\s*(?=</tool_call>|<function=|$)", re.DOTALL)
 _PARAMETER = re.compile(r"\s*<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>\s*(?=<parameter=|$)", re.DOTALL)
 _JSON = json.JSONDecoder()
@@ -44,6 +47,18 @@ class CallReader:
     def __init__(self, template: str) -> None:
         self._markers = tuple(pair for pair in _MARKERS if pair[0] in template)
         self._bare = not self._markers and "tool_calls" in template
+
+    def markers(self, ids: Mapping[str, int]) -> CallMarkers:
+        """What makes a turn be read as a call.
+
+        Args:
+            ids: of the control tokens.
+        """
+        texts = tuple(opened for opened, _ in self._markers)
+        tokens = (_PYTHON,) if self._bare else texts
+        return CallMarkers(
+            frozenset(ids[text] for text in tokens if text in ids), texts, _BEGUN if self._bare else None
+        )
 
     def before(self, text: str) -> str:
         """The text before the first call, without an end that might yet begin one."""
@@ -141,11 +156,35 @@ def _types(name: str, key: str, tools: Sequence[ToolSchema]) -> set[str]:
     for tool in tools:
         function = tool.get("function", tool)
         if function.get("name") == name:
-            schema = function.get("parameters", {}).get("properties", {}).get(key, {})
-            options = [schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())]
-            named = [option.get("type") for option in options]
-            return {t for n in named for t in (n if isinstance(n, list) else [n]) if isinstance(t, str)}
+            parameters = function.get("parameters", {})
+            return types_of(parameters.get("properties", {}).get(key, {}), parameters)
     return set()
+
+
+_JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+
+
+def types_of(schema: Any, whole: Any, depth: int = 16) -> set[str]:
+    """The JSON types that a schema names, also by its values and behind ``$ref``; none where it names none.
+
+    Args:
+        whole: the schema in which a ``$ref`` is looked up.
+        depth: of references and alternatives that are followed.
+    """
+    if not isinstance(schema, dict) or depth == 0:
+        return set()
+    named = schema.get("type")
+    found = {named} if isinstance(named, str) else {t for t in named or () if isinstance(t, str)}
+    if not found and ("const" in schema or "enum" in schema):
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        found = {_JSON_TYPES.get(type(v), "array" if isinstance(v, list) else "object") for v in values}
+    inner = [s for word in ("anyOf", "oneOf", "allOf") for s in schema.get(word, ())]
+    if isinstance(path := schema.get("$ref"), str) and path.startswith("#/"):
+        target = whole
+        for step in path[2:].split("/"):
+            target = target.get(step.replace("~1", "/").replace("~0", "~"), {}) if isinstance(target, dict) else {}
+        inner.append(target)
+    return found.union(*(types_of(s, whole, depth - 1) for s in inner))
 
 
 def _typed(text: str, types: set[str]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerFast
@@ -49,9 +49,23 @@ class Controls:
     def __contains__(self, token: int) -> bool:
         return token in self._known
 
+    @property
+    def ids(self) -> Mapping[str, int]:
+        """The control tokens."""
+        return self._ids
+
     def slot(self, name: str) -> str:
         """A word to hold a place in a rendering: letters and digits alone, which no template escapes."""
         return f"{self._salt}w{name}w"
+
+    def pieces(self, text: str) -> tuple[str | int, ...]:
+        """What a template wrote, with the ids of its control tokens in their places."""
+        pieces: list[str | int] = []
+        place = 0
+        for match in self._any.finditer(text):
+            pieces += [text[place : match.start()], self._ids[match[0]]]
+            place = match.end()
+        return tuple(piece for piece in (*pieces, text[place:]) if piece != "")
 
     def encode(self, parts: Iterable[Part], *, opening: bool = False) -> list[int]:
         """Token ids of the parts written one behind the other: as the tokenizer cuts the whole text, but for control

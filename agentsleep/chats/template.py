@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from agentsleep.chats.callforms import Finder, Scene, checked
 from agentsleep.chats.calls import CallReader
 from agentsleep.chats.controls import Controls, Part
+from agentsleep.chats.forms import CallForm, CallMarkers, Piece, TextForm
 from agentsleep.chats.heads import NoSystem, head
+from agentsleep.chats.prompts import Prompted, find_past, find_prompt
 from agentsleep.chats.replies import by_markers, by_response_template
 from agentsleep.chats.thoughts import Markers
 from agentsleep.chats.turns import REMEDY, STAND_IN_TOOL, Refused, Renderer, Turn, Turned, called
@@ -78,9 +82,10 @@ class TemplateChat:
             self._renderers[template] = Renderer(self.tokenizer, self._controls, template, self._variables)
         self._renderer = self._renderers[template]
         self._user, self._assistant = self._turn("user")[0], self._turn("assistant")[0]
-        self._prompt_text = self._find_prompt()
+        self._prompt_text = find_prompt(self._renderer, bool(tools))
         self._prompt = self._controls.encode([Part(self._prompt_text, False)])
-        self._past = self._find_past()
+        self._past = find_past(self._renderer, self._controls, self._markers, self._user)
+        self._call_form: CallForm | None = None
         ids = self._controls.encode([Part(self._assistant.after, False)])
         place = next((place for place, i in enumerate(ids) if i in self._controls), None)
         if place is None:
@@ -107,35 +112,6 @@ class TemplateChat:
         raise UnsupportedModel(
             f"the chat template has no {role} turn that can be read for itself: {refused}; {REMEDY}"
         ) from refused
-
-    def _find_prompt(self) -> str:
-        user = [self._renderer.said("user")]
-        tools = [STAND_IN_TOOL] if self._tools else []
-        try:
-            before, after = self._renderer.render(user, tools), self._renderer.render(user, tools, prompt=True)
-        except Refused as refused:
-            raise UnsupportedModel(f"the chat template writes no prompt: {refused}; {REMEDY}") from refused
-        if not after.startswith(before):
-            raise UnsupportedModel(f"the chat template rewrites the conversation to add a prompt; {REMEDY}")
-        return after[len(before) :]
-
-    def _find_past(self) -> str | None:
-        """What stands before the content of a past assistant's turn that held a thought; None if the thought stays."""
-        say, slot, thought = self._renderer.said, self._renderer.slot, self._controls.slot("thought")
-        inside = f"{self._markers.opened}\n{thought}\n{self._markers.closed}\n\n{slot(1)}"
-        apart = say("assistant", 1) | {"reasoning_content": thought}
-        for message in (apart, say("assistant", content=inside)):
-            try:
-                open_turn = self._renderer.render([say("user"), message])
-                past = self._renderer.render([say("user"), message, say("user", 2)])
-            except Refused:
-                continue
-            if (message is apart and thought not in open_turn) or past.count(slot(1)) != 1:
-                continue  # it does not know the field
-            if thought in past:
-                return None
-            return past[past.index(slot(0)) + len(slot(0) + self._user.after) : past.index(slot(1))]
-        return None
 
     def message(self, role: Role, text: str) -> list[int]:
         """A whole turn.
@@ -165,17 +141,17 @@ class TemplateChat:
             UnsupportedModel: the template writes no calls.
             InputError: it does not write this one.
         """
-        tools, result = self._turn("call")[1], self._turn("tool")[0]
+        scene = self._scene()
         (name, arguments), found = self._controls.shield([call.name, dict(call.arguments)])
-        say, slot = self._renderer.said, self._renderer.slot
         try:
-            messages = [say("user"), called(name, arguments), say("tool", 2)]
-            text = self._renderer.render(messages, [STAND_IN_TOOL] if tools else [])
-            stop = text.rindex(result.before + slot(2))
-        except (Refused, ValueError) as error:
-            raise InputError(f"the chat template does not write the call {call}: {error}") from error
-        start = text.index(slot(0)) + len(slot(0) + self._user.after)
-        return self._controls.encode(self._controls.parts(text[start:stop], found))
+            text = scene.past(called(name, arguments))
+        except Refused as refused:
+            raise InputError(f"the chat template does not write the call {call}: {refused}") from refused
+        return self._controls.encode(self._controls.parts(text, found))
+
+    def _scene(self) -> Scene:
+        tools = self._turn("call")[1]
+        return Scene(self._renderer, self._renderer.turn("user", tools), self._turn("tool")[0], tools)
 
     def prompt(self) -> list[int]:
         """What the model continues with its answer."""
@@ -198,6 +174,52 @@ class TemplateChat:
         except NoSystem:
             return [*self.head(None, tools), *here.message("user", system or "")]
         return self._controls.encode(parts, opening=True)
+
+    # What the model writes
+
+    def text_form(self) -> TextForm:
+        """What the model writes around an answer in words. A thought that the prompt opens is closed, empty."""
+        lead = self._prompted().behind(self._assistant.before) or ""
+        return TextForm(self._controls.pieces(lead), (self._trail,) if self._trail else ())
+
+    def call_form(self) -> CallForm:
+        """What the model writes around tool calls, so that :meth:`parse` reads them. A thought that the prompt opens
+        is closed, empty.
+
+        Raises:
+            UnsupportedModel: the template has no calls, or writes them in a way that no form describes.
+        """
+        if self._call_form is not None:
+            return self._call_form
+        try:
+            form, rest = Finder(self._scene(), self._prompted(), self._controls, self._calls).find()
+            self._call_form = checked(replace(form, close=self._to_end(rest)), self._read)
+            return self._call_form
+        except Refused as refused:
+            raise UnsupportedModel(
+                f"how the chat template writes calls cannot be asked of a model: {refused}; let the model choose "
+                "whether it calls a tool, or set tokenizer.chat_template to one that writes calls as JSON"
+            ) from refused
+
+    @property
+    def call_markers(self) -> CallMarkers:
+        """What makes a turn be read as a call."""
+        return self._calls.markers(self._controls.ids)
+
+    def _prompted(self) -> Prompted:
+        return Prompted.of(self._renderer, self._user, self._prompt_text, self._markers, bool(self._tools))
+
+    def _to_end(self, text: str) -> tuple[Piece, ...]:
+        """What of a turn's text stands in front of its end token."""
+        pieces = self._controls.pieces(text)
+        if self.end in pieces:
+            return pieces[: pieces.index(self.end)]
+        return self._controls.pieces(text.removesuffix(decode_text(self.tokenizer, self.close)))
+
+    def _read(self, pieces: Sequence[Piece]) -> tuple[ToolCall, ...]:
+        """The calls in what a model wrote."""
+        spelt = ([p] if isinstance(p, int) else self._controls.encode([Part(p, True)]) for p in pieces)
+        return self.parse([i for ids in spelt for i in ids]).calls
 
     # Reading replies
 

@@ -9,6 +9,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from transformers import PreTrainedTokenizerFast
 
+from agentsleep.chats.forms import CallForm, CallMarkers, TextForm
+
 Role = Literal["system", "user", "assistant", "tool"]
 ToolSchema: TypeAlias = Mapping[str, Any]  # {"type": "function", "function": {"name", "description", "parameters"}}
 
@@ -91,6 +93,20 @@ class ChatFormat(Protocol):
 
     def prompt(self) -> list[int]:
         """What the model continues with its answer."""
+
+    def text_form(self) -> TextForm:
+        """What the model writes around an answer in words, behind the prompt."""
+
+    def call_form(self) -> CallForm:
+        """What the model writes around tool calls, behind the prompt.
+
+        Raises:
+            UnsupportedModel: the format has no calls, or writes them in a way that no form describes.
+        """
+
+    @property
+    def call_markers(self) -> CallMarkers:
+        """What makes a turn be read as a call."""
 
     def text(self, ids: Sequence[int]) -> str:
         """All that a generated turn says, calls and thoughts as they were written, without its end."""

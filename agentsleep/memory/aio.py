@@ -131,6 +131,7 @@ class AsyncSession:
     tag = threaded(Session.tag)
     state_of = threaded(Session.state_of)
     diff = threaded(Session.diff)
+    park = threaded(Session.park)
     bisect = threaded(Session.bisect)
     recover = threaded(Session.recover)
 
@@ -149,6 +150,14 @@ class AsyncSession:
     async def window_tokens(self) -> int:
         """Tokens in the open window, those pinned at its head included."""
         return await self._workers.call(lambda: self.sync.window_tokens)
+
+    async def events(self) -> int:
+        """Events in the log."""
+        return await self._workers.call(lambda: self.sync.events)
+
+    async def slept_on(self) -> int:
+        """Tokens of the log that lie before the open window."""
+        return await self._workers.call(lambda: self.sync.slept_on)
 
     async def tokens(self) -> int:
         """Tokens ever said in this session."""
@@ -281,8 +290,18 @@ class AsyncSleepMemory:
     ) -> None:
         await self.close()
 
+    async def run(self, function: Callable[[], R]) -> R:
+        """Has a function run in one of the threads of this memory, where it may call sessions; its result, or what it
+        raised. A task that is cancelled waits for a function that has begun."""
+        return await self._workers.call(function)
+
+    def lend(self, session: Session) -> AsyncSession:
+        """A session that is open already, for asyncio."""
+        return AsyncSession(self._workers, session)
+
     session = opening(SleepMemory.session)
     fork = opening(SleepMemory.fork)
+    branch = opening(SleepMemory.branch)
 
     rollback = opening(SleepMemory.rollback)
     sessions = working(SleepMemory.sessions)

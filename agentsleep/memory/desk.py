@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from agentsleep.archive import SessionLock, SessionRecord
+from agentsleep.archive import JSON, Event, SessionLock, SessionRecord
 from agentsleep.errors import ArchiveError, InputError, SessionBusy, SessionClosed
 from agentsleep.memory import caller
 from agentsleep.memory.decoding import Sampling
@@ -41,6 +41,7 @@ class Desk:
         self._uses = 0  # callers inside, more than one where a callback of a turn uses its own session
         self._reading: OpenWindow | None = None
         self._turn: Turn | None = None  # that a stream is writing
+        self._parked: tuple[SessionRecord, Event | None] | None = None  # as the session was left
         self._lock.acquire()
 
     @contextmanager
@@ -83,6 +84,7 @@ class Desk:
         """The open window, for reading: also while a stream is being written, and as it was left after a close, if it
         was at hand then."""
         with self._inside():
+            self._unpark()
             self.end_abandoned()
             with suppress(ArchiveError):  # what is at hand can be looked at without it
                 self._refresh()
@@ -91,6 +93,37 @@ class Desk:
                 with self._model:
                     return self._built()
             return self._built() if self._lock.held else self._reading
+
+    def park(self) -> None:
+        """Lets other writers have the session until it is used next. The window stays at hand; it is read again if
+        somebody has written in the meantime.
+
+        Raises:
+            SessionBusy: a turn is being written.  SessionClosed: after :meth:`close`.
+        """
+        with self._inside():
+            if self._parked is not None:
+                return
+            self.end_abandoned()
+            self._check_held()
+            if self._turn is not None or self._uses:
+                raise SessionBusy(f"the session of {self._scope} is writing a turn; park it when that has ended")
+            self._parked = self._stamp()
+            self._lock.release()
+
+    def _stamp(self) -> tuple[SessionRecord, Event | None]:
+        """Equal if nobody has written in between: what was forgotten and followed by as much else ends otherwise."""
+        record = self._archive.session(self._id)
+        last = self._archive.events(self._id, record.events - 1) if record.events else [None]
+        return record, last[0]
+
+    def _unpark(self) -> None:
+        if self._parked is None:
+            return
+        self._lock.acquire()
+        left, self._parked = self._parked, None
+        if left != self._stamp():
+            self.renew()
 
     def renew(self) -> None:
         """The next use builds the window again."""
@@ -116,6 +149,7 @@ class Desk:
                 if self._lock.held:
                     self._end_turn()
             finally:
+                self._parked = None
                 self._residency.leave(self)
                 self._lock.release()
 
@@ -130,10 +164,10 @@ class Desk:
 
     # Streams
 
-    def begin(self, sampling: Sampling) -> Turn:
-        """A turn that is written step by step; the desk belongs to it until it is over."""
+    def begin(self, sampling: Sampling, data: Mapping[str, JSON] | None = None) -> Turn:
+        """A turn that is written step by step; the desk belongs to it until it is over. ``data`` is for the log."""
         with self.using() as reading:
-            self._turn = Turn(reading, sampling)
+            self._turn = Turn(reading, sampling, data)
             return self._turn
 
     def step(self, turn: Turn) -> int | None:
@@ -183,6 +217,7 @@ class Desk:
         return self._reading
 
     def _check_held(self) -> None:
+        self._unpark()
         if not self._lock.held:
             raise SessionClosed(f"the session of {self._scope} is closed; open it again with memory.session(...)")
 

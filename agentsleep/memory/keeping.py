@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from agentsleep.archive import Archive, SessionLock, SessionRecord, Snapshot, UserArchive
+from agentsleep.archive import JSON, Archive, SessionLock, SessionRecord, Snapshot, UserArchive
 from agentsleep.backends import Backend
 from agentsleep.chat import ChatFormat
 from agentsleep.errors import FingerprintMismatch, InputError, SessionNotFound, SnapshotNotFound
+from agentsleep.memory.depth import questions
 from agentsleep.memory.later import Schedule
+from agentsleep.memory.past.branching import branch
 from agentsleep.memory.past.forgetting import Forgotten, forget, forget_everything
 from agentsleep.memory.past.rebuilding import rebuild
-from agentsleep.memory.past.scratch import Progress
+from agentsleep.memory.past.scratch import Progress, scratch
 from agentsleep.memory.past.trials import Comparison, compare_policies, trial
 from agentsleep.memory.probing import Prober
 from agentsleep.memory.queue import FairLock
@@ -91,6 +94,51 @@ class Keeper:
         name = _free(archive, f"{self._thread_of(snapshot)[:200]}@{snapshot.id[:8]}") if thread is None else thread
         revive(self.shared, archive, snapshot)
         return self._open(archive.fork(snapshot.id, name), None, tools, timeout)
+
+    def branch(
+        self,
+        session: Session,
+        stop: int,
+        thread: str | None = None,
+        *,
+        settings: Mapping[str, JSON] | None = None,
+        policy: SleepPolicy | None = None,
+        timeout: float = 0.0,
+    ) -> Session:
+        """A new session of the same user that has heard what ``session`` had heard before event ``stop`` of its log,
+        and knows nothing that came later. It begins as a fork of the deepest snapshot before that place; what was said
+        since then is read again, so that it equals, bit for bit, a session that went no further.
+
+        Args:
+            stop: a seq, as :meth:`Session.messages` tells them; 0 begins from nothing.
+            thread: its name; by default one that is free, after the thread it came from.
+            settings: kept with the new session; None takes over those of ``session``.
+            policy: when it sleeps; by default the memory's.
+
+        Raises:
+            InputError: there is no such place, or a turn goes on there; or the thread exists already.
+            SnapshotDamaged: the state that it begins from is not what was stored.
+        """
+        archive = session.archive
+        source = archive.session(session.id)
+        kept = source.settings if settings is None else settings
+
+        def make(base: Snapshot | None) -> SessionRecord:
+            name = thread or _free(archive, f"{source.scope.thread[:200]}@{base.id[:8] if base else 'start'}")
+            if base is not None:
+                return archive.fork(base.id, name, settings=kept)
+            if archive.find(name) is not None:
+                raise InputError(f"there is a session for {archive.named(name)} already; branch into another thread")
+            return archive.open_session(name, fingerprint=self.fingerprint, settings=kept)
+
+        def opened(record: SessionRecord) -> Session:
+            return self._open(record, None, None, timeout, policy)
+
+        return branch(self.shared, archive, source, stop, make, opened)
+
+    def scratch(self, policy: SleepPolicy | None = None) -> AbstractContextManager[Session]:
+        """A session in memory, which begins with nothing and leaves no trace: a context manager."""
+        return scratch(self.shared, self.archive.user("default", "default"), (), None, policy)
 
     def rollback(self, session: Session, snapshot: Snapshot, aside: str | None = None) -> Session:
         """Takes a thread back to one of its snapshots, and opens it there; ``session`` is closed.
@@ -288,10 +336,21 @@ class Keeper:
 
     # Helpers
 
-    def _open(self, record: SessionRecord, system: str | None, tools: Tools | None, timeout: float) -> Session:
+    def _open(
+        self,
+        record: SessionRecord,
+        system: str | None,
+        tools: Tools | None,
+        timeout: float,
+        policy: SleepPolicy | None = None,
+    ) -> Session:
         box = tools if isinstance(tools, Toolbox) else None if tools is None else Toolbox(tools)
         schemas = None if box is None else box.schemas
-        return Session(self.shared, record, system=system, tools=schemas, timeout=timeout)
+        shared = self.shared
+        if policy is not None:
+            probes = questions(self.chat, policy.probes, self.backend.settings.window)
+            shared = replace(shared, policy=policy, probes=probes)
+        return Session(shared, record, system=system, tools=schemas, timeout=timeout)
 
     def _existing(self, archive: UserArchive, thread: str) -> SessionRecord:
         record = archive.find(thread)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from agentsleep.archive import Archive, Retention, SessionRecord, default_archive
+from agentsleep.archive import JSON, Archive, Retention, SessionRecord, default_archive
 from agentsleep.backends import Backend, load_backend
 from agentsleep.chat import Chat, chat_of
 from agentsleep.errors import CheckpointDamaged, InputError
@@ -106,6 +106,8 @@ class SleepMemory(Keeper):
         tools: Tools = (),
         timeout: float = 0.0,
         create: bool = True,
+        policy: SleepPolicy | None = None,
+        settings: Mapping[str, JSON] | None = None,
     ) -> Session:
         """Opens a thread of a user, with all it remembers; a new one is made if there is none.
 
@@ -114,15 +116,18 @@ class SleepMemory(Keeper):
             tools: the tools on offer, callables or :class:`Tool`, pinned likewise. None are offered by default.
             timeout: seconds to wait for another writer of the session.
             create: False raises SessionNotFound instead of making a new session.
+            policy: when this session sleeps; None takes the memory's policy.
+            settings: kept with a new session, for whoever lists sessions; a stored one keeps what it has.
 
         Raises:
             SessionBusy: another writer holds it.  FingerprintMismatch: it belongs to another model.
             SessionNotFound: there is none and ``create`` is False.  SnapshotDamaged: its newest state is damaged.
             MessageTooLong: system message and tools take more than half of a window.
+            SettingsError: a probe of the policy takes more than half of a window.
         """
         archive = self.archive.user(tenant, user)
-        record = archive.open_session(thread, fingerprint=self.fingerprint, settings={}, create=create)
-        return self._open(record, system, tools, timeout)
+        record = archive.open_session(thread, fingerprint=self.fingerprint, settings=settings or {}, create=create)
+        return self._open(record, system, tools, timeout, policy)
 
     def sessions(self, *, user: str = "default", tenant: str = "default") -> list[SessionRecord]:
         """All threads of one user, oldest first."""

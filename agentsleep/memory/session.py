@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, overload
+from weakref import WeakMethod
 
-from agentsleep.archive import Event, SessionRecord, Snapshot
+from agentsleep.archive import JSON, Event, SessionRecord, Snapshot
 from agentsleep.backends import LiveWindow
-from agentsleep.chat import Role
-from agentsleep.errors import ArchiveError, SettingsError, SleepFailed
+from agentsleep.chat import Role, ToolCall
+from agentsleep.errors import ArchiveError, InputError, SettingsError, SleepFailed
 from agentsleep.gauge import saturation
 from agentsleep.memory import caller
 from agentsleep.memory.archived import Archived
@@ -22,11 +24,13 @@ from agentsleep.memory.desk import Desk
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.stream import Stream
 from agentsleep.memory.turn import Turn
-from agentsleep.memory.values import Answer, Stats
+from agentsleep.memory.values import Answer, SleepFinished, SleepListener, SleepStarted, Stats
 from agentsleep.memory.window import OpenWindow
 from agentsleep.policy import Passes
 from agentsleep.sleep import check_depth
 from agentsleep.state import FastWeights
+
+_log = logging.getLogger(__name__)
 
 
 class Session(Archived):
@@ -45,6 +49,10 @@ class Session(Archived):
         tools: Sequence[Mapping[str, Any]] | None,
         timeout: float,
     ) -> None:
+        self.on_sleep: SleepListener | None = None
+        """Told before and after each sleep, in the thread that sleeps. An error of its own is logged and stops nothing."""
+        tell = WeakMethod(self._tell)  # weak: a session that nobody holds any more is to go at once
+        shared = replace(shared, slept=lambda told: call(told) if (call := tell()) else None)
         super().__init__(shared, record, Desk(shared, record, timeout))
         self._backend, self._chat, self._policy = shared.backend, shared.chat, shared.policy
         try:
@@ -66,6 +74,23 @@ class Session(Archived):
     def close(self) -> None:
         """Lets another writer have the session. Nothing is lost: the open window is read again from the log."""
         self.desk.close()
+
+    def park(self) -> None:
+        """Lets other writers have the session until it is used next, which may then have to wait for them. The open
+        window stays at hand, and is read again if somebody has written in the meantime.
+
+        Raises:
+            SessionBusy: a turn is being written.  SessionClosed: after :meth:`close`.
+        """
+        self.desk.park()
+
+    def _tell(self, told: SleepStarted | SleepFinished) -> None:
+        if self.on_sleep is None:
+            return
+        try:
+            self.on_sleep(told)
+        except Exception:
+            _log.exception("on_sleep of the session of %s has failed", self.scope)
 
     @property
     def window(self) -> LiveWindow:
@@ -91,6 +116,16 @@ class Session(Archived):
     def tokens(self) -> int:
         """Tokens ever said in this session."""
         return self.desk.look().tokens
+
+    @property
+    def events(self) -> int:
+        """Events in the log: messages, changes of pins, sleeps."""
+        return self.desk.look().events
+
+    @property
+    def slept_on(self) -> int:
+        """Tokens of the log that lie before the open window: all of them are consolidated."""
+        return self.desk.look().slept_on
 
     def stats(self) -> Stats:
         """The session in numbers. Writes nothing, and costs the same after any history."""
@@ -129,8 +164,26 @@ class Session(Archived):
                 reading.pin(pins)
                 self.desk.renew()
 
-    def add(self, role: Role, text: str) -> Event:
+    def add(
+        self,
+        role: Role,
+        text: str,
+        *,
+        calls: Sequence[ToolCall] = (),
+        asked: bool = False,
+        metadata: Mapping[str, JSON] | None = None,
+    ) -> Event:
         """Reads a message. When this returns, the message is on disk.
+
+        Args:
+            calls: the tool calls of an assistant's turn that this model did not write. A format that has no room for
+                text beside a call leaves the text out, and one that has one call a turn takes several as several turns.
+            asked: an answer is to follow at once: where the policy wants a sleep, it comes before the message, or after
+                that answer, not in between.
+            metadata: kept in the log's event, as ``data["metadata"]``.
+
+        Returns:
+            The event; of several, the last.
 
         Raises:
             EmptyMessage: no text.  InputError: an unknown role.
@@ -138,11 +191,32 @@ class Session(Archived):
             SleepFailed, ArchiveError: nothing is stored, but where the error says that the message is on disk: then a
                 sleep that it made necessary failed.
         """
+        data: dict[str, JSON] = {"metadata": dict(metadata)} if metadata else {}
+        if calls:
+            return self._speak(role, text, calls, data)
         with self.desk.using() as reading:
             ids = reading.render(role, text)
-            event = reading.log(role, text, ids)
+            if asked:
+                reading.sleep_if_due(len(ids))
+                data["asked"] = True
+            event = reading.log(role, text, ids, **data)
             with _kept(event):
                 reading.hear(ids)
+                if not asked:
+                    reading.sleep_if_due()
+        return event
+
+    def _speak(self, role: Role, text: str, calls: Sequence[ToolCall], data: Mapping[str, JSON]) -> Event:
+        if role != "assistant":
+            raise InputError(
+                f"a {role} message cannot call tools ({', '.join(call.name for call in calls)}); drop calls"
+            )
+        with self.desk.using() as reading:
+            reading.speak(text, calls, **data)
+            said = reading.turn_event
+            assert said is not None
+            event = self._archive.events(self.id, said, said + 1)[0]
+            with _kept(event):
                 reading.sleep_if_due()
         return event
 
@@ -196,6 +270,7 @@ class Session(Archived):
         temperature: float = ...,
         top_p: float = ...,
         seed: int | None = ...,
+        metadata: Mapping[str, JSON] | None = ...,
         **options: Any,
     ) -> Stream: ...
     @overload
@@ -207,6 +282,7 @@ class Session(Archived):
         temperature: float = ...,
         top_p: float = ...,
         seed: int | None = ...,
+        metadata: Mapping[str, JSON] | None = ...,
         **options: Any,
     ) -> Answer: ...
 
@@ -218,6 +294,7 @@ class Session(Archived):
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        metadata: Mapping[str, JSON] | None = None,
         **options: Any,
     ) -> Answer | Stream:
         """Writes the assistant's next turn.
@@ -226,6 +303,7 @@ class Session(Archived):
             stream: True returns an iterator of text as it is written; the turn is on disk when it ends. A stream that
                 is closed early keeps what it has written.
             max_new_tokens: where a turn is cut that has not ended by then; ``Answer.finished`` is then False.
+            metadata: kept in the log's event, as ``data["metadata"]``.
             temperature: 0 is greedy.  top_p: the probability mass that is sampled from.  seed: makes sampling repeat.
             options: named and meant as in transformers' ``generate``, and applied in its order.
 
@@ -253,10 +331,11 @@ class Session(Archived):
         """
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed, **options)
         sampling.check_ids(self._backend.config.vocab_size)
+        data: dict[str, JSON] = {"metadata": dict(metadata)} if metadata else {}
         if stream:
-            return Stream(self.desk, self._chat, sampling)
+            return Stream(self.desk, self._chat, sampling, data)
         with self.desk.using() as reading:
-            return _written(reading, sampling)
+            return _written(reading, sampling, data)
 
     # How it sleeps
 
@@ -296,8 +375,8 @@ class Session(Archived):
             return (reading.sleep_deep(most, rounds, windows) or light) if deep else light
 
 
-def _written(reading: OpenWindow, sampling: Sampling) -> Answer:
-    turn = Turn(reading, sampling)
+def _written(reading: OpenWindow, sampling: Sampling, data: Mapping[str, JSON] | None = None) -> Answer:
+    turn = Turn(reading, sampling, data)
     while turn.step() is not None:
         pass
     return turn.answer

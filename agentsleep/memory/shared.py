@@ -11,6 +11,7 @@ from agentsleep.chat import ChatFormat
 from agentsleep.memory.probing import Prober
 from agentsleep.memory.queue import FairLock
 from agentsleep.memory.residency import Residency
+from agentsleep.memory.values import SleepListener
 from agentsleep.policy import SleepPolicy
 
 
@@ -22,6 +23,7 @@ class Shared:
     queue: who has it computes with the model; whoever asks first is served first.
     residency: which sessions have their open window at hand.
     said: told, by its archive and its id, of a session in which something was said.
+    slept: told before and after each sleep that is stored.
     """
 
     backend: Backend
@@ -33,3 +35,4 @@ class Shared:
     queue: FairLock
     residency: Residency
     said: Callable[[UserArchive, str], None] | None = None
+    slept: SleepListener | None = None

@@ -19,6 +19,7 @@ from agentsleep.memory.lineage import Tally, deep, environment, slept_windows
 from agentsleep.memory.pins import Pins
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.states import from_bytes, to_bytes
+from agentsleep.memory.values import SleepFinished, SleepListener, SleepStarted
 from agentsleep.policy import Passes
 from agentsleep.state import FastWeights
 
@@ -44,6 +45,7 @@ class SleepingWindow:
         self._archive = shared.archive.user(scope.tenant, scope.user)
         self._policy, self._probes, self._prober = shared.policy, shared.probes, shared.prober
         self._id, self._upto = session_id, upto
+        self._tell: SleepListener = shared.slept or (lambda told: None)
         self._pending: list[int] = []  # of a turn that is being written: read, but not yet in the log
         self._parting = False  # whether the sleep under way puts what is pending into the log
         self._turn_logged = False  # whether a sleep has put the beginning of that turn into the log
@@ -94,6 +96,16 @@ class SleepingWindow:
     def logged(self) -> int:
         """Tokens in the log."""
         return self._logged
+
+    @property
+    def events(self) -> int:
+        """Events in the log."""
+        return self._events
+
+    @property
+    def slept_on(self) -> int:
+        """Tokens of the log that lie before the window."""
+        return self._start
 
     @property
     def place(self) -> tuple[LiveWindow, int, int]:
@@ -199,6 +211,8 @@ class SleepingWindow:
         content = len(self.window) - len(self.pinned) - keep
         if content <= 0:
             return None
+        planned = None if isinstance(depth, Probing) else depth
+        self._tell(SleepStarted(session=self._id, mode="light", trigger=reason, tokens=content, passes=planned))
         began = time.perf_counter()
         covered = len(self.pinned) + content
         kept = self.window.ids[covered:]
@@ -254,6 +268,10 @@ class SleepingWindow:
         if not archived:
             return None
         first = 0 if windows is None else max(0, len(archived) - windows)
+        length = sum(len(window.ids) for window in archived[first:])
+        self._tell(
+            SleepStarted(session=self._id, mode="deep", trigger=reason, tokens=length, passes=passes, rounds=rounds)
+        )
         began = time.perf_counter()
         state = deep(self._backend, archived[first:], self.window.opened, passes, rounds)
         ms = 1000 * (time.perf_counter() - began)
@@ -270,7 +288,7 @@ class SleepingWindow:
             "number": self.number + 1,
             "open_turn": self._open_turn,
         }
-        read = rounds * sum(len(window.ids) for window in archived[first:])
+        read = rounds * length
         event = NewEvent(kind="deep_sleep", data=mark, created=self.dated)
         snapshot = self._commit(state, [event], passes, rounds, reason, "deep", {"ms": ms, "tokens": read})
         self.tally = tally
@@ -318,4 +336,18 @@ class SleepingWindow:
         self.head, self.number = head, self.number + 1
         if self._upto is None:
             self._events, self._logged = head.span[1], head.tokens
+        ms, tokens = metrics["ms"], metrics["tokens"]
+        assert isinstance(ms, float) and isinstance(tokens, int)
+        self._tell(
+            SleepFinished(
+                session=self._id,
+                mode=mode,
+                trigger=trigger,
+                tokens=tokens // rounds,
+                passes=passes,
+                rounds=rounds,
+                ms=ms,
+                snapshot=head.id,
+            )
+        )
         return head

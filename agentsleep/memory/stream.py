@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 
+from agentsleep.archive import JSON
 from agentsleep.chat import ChatFormat
 from agentsleep.memory.desk import Desk
 from agentsleep.memory.sampling import Sampling
@@ -21,10 +22,12 @@ class Stream(Iterator[str]):
     A tool call is no text; it is in :attr:`answer`.
     """
 
-    def __init__(self, desk: Desk, chat: ChatFormat, sampling: Sampling) -> None:
+    def __init__(
+        self, desk: Desk, chat: ChatFormat, sampling: Sampling, data: Mapping[str, JSON] | None = None
+    ) -> None:
         self.answer: Answer | None = None
         """The whole turn, once it is over."""
-        self._desk, self._sampling = desk, sampling
+        self._desk, self._sampling, self._data = desk, sampling, data
         self._turn: Turn | None = None
         self._chat, self._shown = chat, ""
         self._done = False
@@ -42,7 +45,7 @@ class Stream(Iterator[str]):
 
     def _step(self) -> str:
         if self._turn is None:
-            self._turn = self._desk.begin(self._sampling)
+            self._turn = self._desk.begin(self._sampling, self._data)
         token = self._desk.step(self._turn)
         if token is None:
             self._done = True

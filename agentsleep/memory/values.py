@@ -20,6 +20,7 @@ class Answer:
     snapshot: id of the newest archived state that the answer rests on; None before the first sleep.
     tokens: how many tokens it wrote.  finished: False when ``max_new_tokens`` cut it off.
     warning: what was wrong with a tool call that could not be read.
+    event: seq of the turn in the session's log; None where it is in none.
     """
 
     text: str
@@ -30,6 +31,7 @@ class Answer:
     calls: tuple[ToolCall, ...] = ()
     thought: str | None = None
     warning: str | None = None
+    event: int | None = field(default=None, compare=False)
     find_sources: Callable[[], tuple[Hit, ...]] = field(default=tuple, repr=False, compare=False)
 
     @cached_property
@@ -48,6 +50,39 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class SleepStarted:
+    """A session begins to sleep.
+
+    tokens: that are slept on, pinned ones aside.  passes: None where probes decide.  rounds: of a deep sleep.
+    mode: "light" or "deep".  trigger: why it sleeps.
+    """
+
+    session: str
+    mode: str
+    trigger: str
+    tokens: int
+    passes: int | None
+    rounds: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SleepFinished:
+    """The sleep is in the archive. ms: that computing it took.  snapshot: its id."""
+
+    session: str
+    mode: str
+    trigger: str
+    tokens: int
+    passes: int
+    rounds: int
+    ms: float
+    snapshot: str
+
+
+SleepListener = Callable[[SleepStarted | SleepFinished], None]
 
 
 @dataclass(frozen=True, kw_only=True)

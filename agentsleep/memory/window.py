@@ -19,6 +19,7 @@ class OpenWindow(SleepingWindow):
 
     def __init__(self, shared: Shared, session_id: str, scope: Scope, *, upto: int | None = None) -> None:
         super().__init__(shared, session_id, scope, upto=upto)
+        self._turn_event: int | None = None
         if self._mark.get("open_turn") and not self._heard and upto is None:
             self._close_turn()
 
@@ -141,12 +142,14 @@ class OpenWindow(SleepingWindow):
         self._pending, self._turn_logged = [], False
         if past != ids:
             data["unthought"] = len(ids) - len(past)
-        if reply.calls:  # for readers without this model's tokenizer
+        if reply.text != text:  # this and the calls are for readers without this model's tokenizer
+            data["said"] = reply.text
+        if reply.calls:
             data["calls"] = [{"name": call.name, "arguments": dict(call.arguments)} for call in reply.calls]
         said = NewEvent(
             kind="tokens", role="assistant", token_ids=tuple(past), text=text, data=data, created=self.dated
         )
-        self._append(said)
+        self._turn_event = self._append(said).seq
         if broken:
             return
         if past == ids:
@@ -155,8 +158,13 @@ class OpenWindow(SleepingWindow):
             read = self.window.ids[len(self.pinned) : len(self.window) - (len(ids) - len(tail))]
             self._enter(self.window.opened, [read, past])
 
-    def answer(self, written: Sequence[int]) -> Answer:
-        """A turn as the caller gets it."""
+    @property
+    def turn_event(self) -> int | None:
+        """Seq of the last turn that this object has logged."""
+        return self._turn_event
+
+    def answer(self, written: Sequence[int], event: int | None = None) -> Answer:
+        """A turn as the caller gets it; ``event`` is its seq in the log."""
         reply = self._chat.parse(written)
         return Answer(
             text=reply.text,
@@ -167,4 +175,5 @@ class OpenWindow(SleepingWindow):
             calls=reply.calls,
             thought=reply.thought,
             warning=reply.warning,
+            event=event,
         )

@@ -53,7 +53,11 @@ class Workers:
         whose = caller.Caller(task=task and weakref.ref(task))  # weak: the task's frames hold what is kept here
         context = copy_context()
         context.run(caller.current.set, whose)
-        job = pool.submit(context.run, function)
+        # Popped, so that the thread lets go of it before the result is there: what the function holds, such as a stream
+        # that its reader then leaves, would else live on for a moment that the reader cannot wait for.
+        todo = [function]
+        del function
+        job = pool.submit(context.run, lambda: todo.pop()())
         future = asyncio.wrap_future(job)
         cancelled: asyncio.CancelledError | None = None
         failure: BaseException | None = None

@@ -12,12 +12,12 @@ from agentsleep.archive import (
     Regrowth,
     SessionLock,
     SessionRecord,
-    Snapshot,
     UserArchive,
     forget_user,
     regrow,
 )
 from agentsleep.errors import FingerprintMismatch, InputError
+from agentsleep.memory.past.branching import base_of
 from agentsleep.memory.past.scratch import Progress, reread, scratch
 from agentsleep.memory.past.script import script
 from agentsleep.memory.shared import Shared
@@ -123,15 +123,6 @@ class Family:
         ]
         return min(seen, default=None)
 
-    def base(self, session_id: str, before: int) -> Snapshot | None:
-        """The newest snapshot of a session that has seen nothing from seq ``before`` on, and no half of a turn."""
-        line = [one for one in self.archive.snapshots(session_id) if one.span[1] <= before]
-        for one in reversed(line):
-            mark = self.archive.events(session_id, one.span[1] - 1, one.span[1])[0]
-            if not mark.data.get("open_turn"):
-                return one
-        return None
-
     def touched(self, gone: Collection[Place]) -> set[Place]:
         """These events, and where each log that has one of them is to be read again from: what lies between is read
         again too, which forks from in between have to follow."""
@@ -141,7 +132,7 @@ class Family:
             for one in self.sessions:
                 first = self.first(one, touched)
                 if first is not None:
-                    base = self.base(one, first)
+                    base = base_of(self.archive, one, first)
                     places.add(self.owner(one, base.span[1] if base else 0))
             if places <= touched:
                 return touched
@@ -348,7 +339,7 @@ def _regrown(
     assert first is not None
     archive = family.archive
     log = archive.events(session.id)
-    base = family.base(session.id, first)
+    base = base_of(archive, session.id, first)
     place = base.span[1] if base else 0
     lost = {seq for seq in range(place, len(log)) if family.owner(session.id, seq) in plan.gone}
     with scratch(shared, archive, log[:place], base) as again:

@@ -1,0 +1,3 @@
+"""LangChain and LangGraph agents whose chat model sleeps."""
+
+from __future__ import annotations
