@@ -145,7 +145,7 @@ def _parameters(name: str, text: str, tools: Sequence[ToolSchema]) -> dict[str, 
     """The arguments written as tags; each of the type that the tool's schema gives it, text where there is none."""
     arguments, place = dict[str, Any](), 0
     while match := _PARAMETER.match(text, place):
-        arguments[match[1].strip()] = _typed(match[2], _types(name, match[1].strip(), tools))
+        arguments[match[1].strip()] = typed(match[2], _types(name, match[1].strip(), tools))
         place = match.end()
     if text[place:].strip():
         raise ValueError(f"{text[place:].strip()[:40]!r} is no parameter")
@@ -187,7 +187,7 @@ def types_of(schema: Any, whole: Any, depth: int = 16) -> set[str]:
     return found.union(*(types_of(s, whole, depth - 1) for s in inner))
 
 
-def _typed(text: str, types: set[str]) -> Any:
+def typed(text: str, types: set[str]) -> Any:
     """A value as JSON where its type is one of JSON's others than string; as text where that fails."""
     if not types or types == {"string"}:
         return text

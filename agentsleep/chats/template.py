@@ -151,7 +151,11 @@ class TemplateChat:
 
     def _scene(self) -> Scene:
         tools = self._turn("call")[1]
-        return Scene(self._renderer, self._renderer.turn("user", tools), self._turn("tool")[0], tools)
+        try:
+            user = self._renderer.turn("user", tools)
+        except Refused:
+            user = self._user
+        return Scene(self._renderer, user, self._turn("tool")[0], tools)
 
     def prompt(self) -> list[int]:
         """What the model continues with its answer."""

@@ -9,7 +9,7 @@ from agentsleep.memory.memory import SleepMemory
 from agentsleep.memory.session import Session
 from agentsleep.memory.stream import Stream
 from agentsleep.memory.toolbox import Tool, Toolbox
-from agentsleep.memory.values import Answer, Stats
+from agentsleep.memory.values import Answer, SleepFinished, SleepStarted, Stats
 
 __all__ = [
     "Agent",
@@ -18,7 +18,9 @@ __all__ = [
     "AsyncSleepMemory",
     "AsyncStream",
     "Session",
+    "SleepFinished",
     "SleepMemory",
+    "SleepStarted",
     "Stats",
     "Stream",
     "Tool",

@@ -159,6 +159,10 @@ class AsyncSession:
         """Tokens of the log that lie before the open window."""
         return await self._workers.call(lambda: self.sync.slept_on)
 
+    async def pinned_tokens(self) -> int:
+        """Of them, those pinned at its head."""
+        return await self._workers.call(lambda: self.sync.pinned_tokens)
+
     async def tokens(self) -> int:
         """Tokens ever said in this session."""
         return await self._workers.call(lambda: self.sync.tokens)
@@ -290,10 +294,18 @@ class AsyncSleepMemory:
     ) -> None:
         await self.close()
 
-    async def run(self, function: Callable[[], R]) -> R:
+    async def run(
+        self, function: Callable[[], R], undo: Callable[[R], object] | None = None, *, always: bool = False
+    ) -> R:
         """Has a function run in one of the threads of this memory, where it may call sessions; its result, or what it
-        raised. A task that is cancelled waits for a function that has begun."""
-        return await self._workers.call(function)
+        raised. Where the task is cancelled, it is withdrawn if it has not begun, else waited for.
+
+        Args:
+            undo: is given a result that came too late.  always: it is not withdrawn.
+        """
+        if always:
+            return await self._workers.finish(function)
+        return await self._workers.call(function, undo)
 
     def lend(self, session: Session) -> AsyncSession:
         """A session that is open already, for asyncio."""

@@ -103,7 +103,7 @@ class SleepMemory(Keeper):
         user: str = "default",
         tenant: str = "default",
         system: str | None = None,
-        tools: Tools = (),
+        tools: Tools | None = (),
         timeout: float = 0.0,
         create: bool = True,
         policy: SleepPolicy | None = None,
@@ -113,7 +113,8 @@ class SleepMemory(Keeper):
 
         Args:
             system: the system message, read again at the head of every window; None keeps the stored one.
-            tools: the tools on offer, callables or :class:`Tool`, pinned likewise. None are offered by default.
+            tools: the tools on offer, callables or :class:`Tool`, pinned likewise. By default there are none; None keeps
+                the stored ones.
             timeout: seconds to wait for another writer of the session.
             create: False raises SessionNotFound instead of making a new session.
             policy: when this session sleeps; None takes the memory's policy.

@@ -113,6 +113,11 @@ class Session(Archived):
         return len(self.window)
 
     @property
+    def pinned_tokens(self) -> int:
+        """Of them, those pinned at its head."""
+        return len(self.desk.look().pinned)
+
+    @property
     def tokens(self) -> int:
         """Tokens ever said in this session."""
         return self.desk.look().tokens

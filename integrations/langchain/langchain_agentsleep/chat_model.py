@@ -1,0 +1,368 @@
+"""ChatSleep: a LangChain chat model over a SleepMemory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models.base import LangSmithParams
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
+from langchain_core.runnables.config import ensure_config
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ConfigDict, Field
+
+from agentsleep.errors import SettingsError
+from agentsleep.memory import AsyncSleepMemory, SleepMemory
+from langchain_agentsleep.choices import Asked, asked, choice_of
+from langchain_agentsleep.conversation import Conversation, Spoken
+from langchain_agentsleep.counting import count_messages
+from langchain_agentsleep.events import Tell, async_teller, teller, within
+from langchain_agentsleep.messages import listed
+from langchain_agentsleep.scopes import scope_of
+from langchain_agentsleep.threads import threads_of
+
+PROVIDER = "agentsleep"
+Method = Literal["function_calling", "json_schema", "json_mode"]
+
+
+class ChatSleep(BaseChatModel):
+    """A chat model that sleeps: ``ChatSleep(memory)``.
+
+    The thread is that of the config: ``{"configurable": {"thread_id": ...}}``, optionally with ``user_id`` and
+    ``tenant_id``. In a thread the model reads only what is new of the list of messages, sleeps by the memory's policy,
+    and remembers what has left the list; an edited or rewound list goes on from a branch of the thread. Without a
+    thread it reads the list as it is and keeps nothing.
+
+    Args:
+        memory: the model and its archive; by default the shipped one and the user's data folder.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    memory: SleepMemory = Field(exclude=True, repr=False)
+    """The model and its archive."""
+    max_tokens: int = 256
+    """Where an answer is cut."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 1.0
+    """The probability mass that is sampled from."""
+    seed: int | None = None
+    """Makes sampling repeat."""
+    stop: list[str] | None = None
+    """Texts that end an answer; they stay in it."""
+    timeout: float = 60.0
+    """Seconds to wait for another call that uses the thread; then SessionBusy. 0 does not wait."""
+    user: str = "default"
+    """Whose memory it is, where the config has no ``user_id``."""
+    tenant: str = "default"
+    """Of the user, where the config has no ``tenant_id``."""
+    generation: dict[str, Any] = Field(default_factory=dict)
+    """Further options of :meth:`agentsleep.memory.Session.generate`, such as ``repetition_penalty``."""
+
+    def __init__(self, memory: SleepMemory | None = None, **options: Any) -> None:
+        fields: dict[str, Any] = {"memory": SleepMemory() if memory is None else memory, **options}
+        super().__init__(**fields)
+
+    @property
+    def _llm_type(self) -> str:
+        return PROVIDER
+
+    @property
+    def _identifying_params(self) -> Mapping[str, Any]:
+        return {"model": self.model_name, "fingerprint": self.memory.fingerprint[:12], "max_tokens": self.max_tokens}
+
+    @property
+    def model_name(self) -> str:
+        """The kind of the model."""
+        return str(self.memory.backend.config.model_type)
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        params["ls_provider"], params["ls_model_name"] = PROVIDER, self.model_name
+        params["ls_temperature"] = kwargs.get("temperature", self.temperature)
+        params["ls_max_tokens"] = kwargs.get("max_tokens", self.max_tokens)
+        if stop or self.stop:
+            params["ls_stop"] = list(stop or self.stop or ())
+        return params
+
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return ModelProfile(
+            max_input_tokens=self.memory.backend.settings.window,
+            max_output_tokens=self.max_tokens,
+            text_inputs=True,
+            text_outputs=True,
+            image_inputs=False,
+            audio_inputs=False,
+            video_inputs=False,
+            tool_calling=True,
+            tool_choice=True,
+            structured_output=True,
+        )
+
+    # Tools and forms
+
+    def bind_tools(
+        self,
+        tools: Sequence[dict[str, Any] | type | Callable[..., Any] | BaseTool],
+        *,
+        tool_choice: str | dict[str, Any] | bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Offers tools. A choice other than "auto" is held by a grammar: the model cannot write anything else.
+
+        Args:
+            tool_choice: "auto", "none", "any", or the name of a tool.
+
+        Raises:
+            SettingsError: a choice of a tool that is not on offer.
+        """
+        schemas = [convert_to_openai_tool(tool) for tool in tools]
+        choice = choice_of(tool_choice, [schema["function"]["name"] for schema in schemas])
+        return self.bind(tools=schemas, tool_choice=choice, **kwargs)
+
+    def with_structured_output(
+        self,
+        schema: dict[str, Any] | type,
+        *,
+        method: Method = "function_calling",
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[LanguageModelInput, Any]:
+        """Answers of a given form, held by a grammar.
+
+        Args:
+            method: "function_calling" has the model call a tool of that form, "json_schema" answer in JSON of that
+                form, "json_mode" in any JSON object.
+            include_raw: answers ``{"raw", "parsed", "parsing_error"}``.
+            strict: every answer is strict; given for the sake of other models' callers.
+
+        Raises:
+            SettingsError: an unknown method.
+        """
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
+        if method not in ("json_schema", "json_mode"):
+            raise SettingsError(f"method is {method!r}; use function_calling, json_schema or json_mode")
+        if kwargs:
+            raise SettingsError(f"with_structured_output does not know {', '.join(kwargs)}")
+        form: dict[str, Any] = {"type": "json_object"}
+        if method == "json_schema":
+            plain = convert_to_json_schema(schema)
+            form = {"type": "json_schema", "json_schema": {"name": plain.get("title", "answer"), "schema": plain}}
+        model = self.bind(
+            response_format=form, ls_structured_output_format={"kwargs": {"method": method}, "schema": schema}
+        )
+        pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
+        parser: Runnable[Any, Any] = PydanticOutputParser(pydantic_object=schema) if pydantic else JsonOutputParser()  # type: ignore[arg-type]
+        if not include_raw:
+            return model | parser
+        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
+        failed = RunnablePassthrough.assign(parsed=lambda _: None)
+        return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+
+    # Counting
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """The model's own tokens."""
+        ids: list[int] = self.memory.backend.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Tokens of messages in the model's chat format, tools at the head included."""
+        return count_messages(self.memory.chat, messages, [convert_to_openai_tool(tool) for tool in tools or ()])
+
+    # Answering
+
+    # The config is not handed down to _generate and its like; what it says of the thread goes along as an option.
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """The answer to a list of messages."""
+        return super().invoke(input, config, stop=stop, **self._scoped(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """The answer to a list of messages."""
+        return await super().ainvoke(input, config, stop=stop, **self._scoped(config, kwargs))
+
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        """The answer as it is written."""
+        return super().stream(input, config, stop=stop, **self._scoped(config, kwargs))
+
+    def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        """The answer as it is written."""
+        return super().astream(input, config, stop=stop, **self._scoped(config, kwargs))
+
+    def _scoped(self, config: RunnableConfig | None, options: Mapping[str, Any]) -> dict[str, Any]:
+        scope = scope_of(ensure_config(config), self.user, self.tenant)
+        return {**options} if scope is None else {"scope": scope, **options}
+
+    def _asked(self, stop: Sequence[str] | None, options: Mapping[str, Any]) -> Asked:
+        mine: dict[str, Any] = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        return asked({**mine, **self.generation, **given}, stop or self.stop)
+
+    def _conversation(
+        self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, options: Mapping[str, Any], tell: Tell
+    ) -> Conversation:
+        system, said = listed(messages)
+        return Conversation(
+            self.memory,
+            options.get("scope") or scope_of(ensure_config(), self.user, self.tenant),
+            system,
+            said,
+            self._asked(stop, options),
+            timeout=self.timeout,
+            tell=tell,
+            model=self.model_name,
+        )
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        conversation = self._conversation(messages, stop, kwargs, teller(within(run_manager)))
+        with conversation.spoken() as spoken:
+            answer = spoken.session.generate(**spoken.options)
+            return _result(spoken.message(answer))
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        conversation = self._conversation(messages, stop, kwargs, async_teller(within(run_manager)))
+        turn = await self._begun(conversation)
+        try:
+            answer = await self._awaited.lend(turn.spoken.session).generate(**turn.spoken.options)
+            return _result(await self._awaited.run(lambda: turn.spoken.message(answer)))
+        finally:
+            await self._awaited.run(turn.end, always=True)
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        conversation = self._conversation(messages, stop, kwargs, teller(within(run_manager)))
+        with conversation.spoken() as spoken, spoken.session.generate(stream=True, **spoken.options) as stream:
+            for piece in stream:
+                yield _piece(spoken, piece)
+            assert stream.answer is not None
+            yield _last(spoken.message(stream.answer))
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        conversation = self._conversation(messages, stop, kwargs, async_teller(within(run_manager)))
+        turn = await self._begun(conversation)
+        spoken = turn.spoken
+        try:
+            async with self._awaited.lend(spoken.session).stream(**spoken.options) as stream:
+                async for piece in stream:
+                    yield _piece(spoken, piece)
+                answer = stream.answer
+                assert answer is not None
+                message = await self._awaited.run(lambda: spoken.message(answer))
+            yield _last(message)
+        finally:
+            await self._awaited.run(turn.end, always=True)
+
+    @cached_property
+    def _awaited(self) -> AsyncSleepMemory:
+        return AsyncSleepMemory(self.memory)
+
+    async def _begun(self, conversation: Conversation) -> Begun:
+        return await self._awaited.run(lambda: Begun(conversation.spoken()), Begun.end)
+
+    def close(self) -> None:
+        """Lets go of the sessions of all threads; the memory stays open, and the next call opens them again."""
+        threads_of(self.memory).close()
+
+
+class Begun:
+    """A conversation that was entered in one thread and is left in another."""
+
+    def __init__(self, context: AbstractContextManager[Spoken]) -> None:
+        self._context = context
+        self.spoken = context.__enter__()
+
+    def end(self) -> None:
+        """Leaves it."""
+        self._context.__exit__(None, None, None)
+
+
+def _result(message: AIMessage) -> ChatResult:
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+def _piece(spoken: Spoken, text: str) -> ChatGenerationChunk:
+    return ChatGenerationChunk(text=text, message=AIMessageChunk(content=text, id=spoken.id))
+
+
+def _last(message: AIMessage) -> ChatGenerationChunk:
+    """What the end of a stream tells, besides the text that was streamed."""
+    chunk = AIMessageChunk(
+        content="",
+        id=message.id,
+        tool_calls=message.tool_calls,
+        additional_kwargs=message.additional_kwargs,
+        response_metadata=message.response_metadata,
+        usage_metadata=message.usage_metadata,
+        chunk_position="last",
+    )
+    return ChatGenerationChunk(text="", message=chunk)
