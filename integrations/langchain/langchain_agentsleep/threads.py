@@ -245,16 +245,15 @@ class Family:
             branch.using.release()
             self._threads.used(branch)
 
-    def unslept(self, handle: Handle | None) -> int | None:
-        """How many of a session's messages, counted from the last one, are not wholly consolidated; None without
-        session."""
+    def consolidated(self, handle: Handle) -> set[str]:
+        """Ids of the messages of a session that an archived state holds to their last token."""
         with self._deciding:
-            branch = self._named(handle) or self._own()
+            branch = self._named(handle)
             if branch is None:
-                return None
+                return set()
             branch.refresh(self._archive)
             line = branch.line
-            return len(line.said) - line.consolidated
+            return {one.id for one in line.said[: line.consolidated] if one.id is not None}
 
     def let_go(self, session_id: str) -> bool:
         """Forgets what is known of a session, which is then looked up again. Whether nothing else is known."""

@@ -1,7 +1,7 @@
 """Calls and JSON that a model cannot get wrong: a grammar masks each token's scores, whatever the model would say.
 
-llguidance computes each mask on the fly, without compiling a schema against the vocabulary as xgrammar and outlines-core
-do; its grammars know control tokens, and it comes as one abi3 wheel without torch.
+Why llguidance, not xgrammar or outlines-core: it computes each mask on the fly, without compiling each schema against
+the vocabulary first; its grammars reach over control tokens; and it is one abi3 wheel that needs no torch.
 """
 
 from __future__ import annotations

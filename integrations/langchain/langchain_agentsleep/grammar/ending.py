@@ -29,14 +29,13 @@ class Endings:
         self._way: list[int] | None = None
         self._stale = 0  # tokens since the way was one
         self._tried: dict[int, list[int]] = {}
-        plain = np.full(len(vocabulary), _OTHER, dtype=np.int8)
-        free = plain.copy()
+        self._closers = [
+            [one] if isinstance(one, int) else vocabulary.guidance.greedy_tokenize(one) for one in rules.closers
+        ]
+        self._ranks = np.full(len(vocabulary), _OTHER, dtype=np.int8)
         for token, spelt in enumerate(vocabulary.spelt):
             if spelt in _CLOSING:
-                plain[token] = _CLOSING[spelt]
-            if spelt in rules.closers:
-                free[token] = rules.closers.index(spelt)
-        self._plain, self._in_text = plain, free
+                self._ranks[token] = _CLOSING[spelt]
 
     def update(self, matcher: LLMatcher, most: int) -> bool:
         """Finds a way of ``most`` tokens at most; whether there is one."""
@@ -112,14 +111,17 @@ class Endings:
             options = np.flatnonzero(self._vocabulary.allowed(matcher))
             if len(options) == 0:
                 return None, chosen
-            if len(options) > 1 and matcher.compute_ff_bytes():  # but one text: in as few tokens as it goes
-                token = options[np.argmax(self._vocabulary.lengths[options])]
-            else:
-                ranks = (self._in_text if len(options) > _FREE else self._plain)[options]
+            step = None
+            if len(options) > _FREE:  # any text may stand here
+                step = next((ids for ids in self._closers if matcher.validate_tokens(ids) == len(ids)), None)
+            elif len(options) > 1 and matcher.compute_ff_bytes():  # but one text: in as few tokens as it goes
+                step = [int(options[np.argmax(self._vocabulary.lengths[options])])]
+            if step is None:
+                ranks = self._ranks[options]
                 first = options[ranks == ranks.min()]
                 chosen |= len(first) > 1
-                token = first[self._random.integers(len(first))]
-            way.append(int(token))
-            if not matcher.consume_token(int(token)):
+                step = [int(first[self._random.integers(len(first))])]
+            way += step
+            if not matcher.consume_tokens(step):
                 return None, chosen
-        return way, chosen
+        return (way if len(way) <= most else None), chosen

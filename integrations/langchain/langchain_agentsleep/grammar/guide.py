@@ -93,10 +93,9 @@ class Guide(LogitsProcessor):
         left = None if self._most is None else self._most - self._written
         if self._endings is None or left is None or not self._endings.close(left):
             return allowed
-        open_ = torch.isfinite(scores[0, : len(allowed)].cpu()) & torch.from_numpy(allowed[: scores.shape[-1]])
-        best = torch.where(open_, scores[0, : len(allowed)].float().cpu(), -torch.inf).topk(
-            min(_TRIED, int(open_.sum()))
-        )
+        wide = min(len(allowed), scores.shape[-1])
+        known = scores[0, :wide].float().cpu().masked_fill(torch.from_numpy(~allowed[:wide]), -torch.inf)
+        best = known.topk(min(_TRIED, int(torch.isfinite(known).sum())))
         kept = np.zeros_like(allowed)
         kept[self._endings.fitting(self._matcher, best.indices.tolist(), left - 2)] = True
         return kept if kept.any() else allowed

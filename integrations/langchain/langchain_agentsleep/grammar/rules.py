@@ -22,12 +22,12 @@ from langchain_agentsleep.grammar.vocabulary import Vocabulary
 class Rules:
     """A grammar of a turn up to its end token.
 
-    closers: bytes that end a free text in it, the first first.
+    closers: what ends a free text in it, the first first.
     jump: tokens that one more token may add at most to those that are needed to come to an end.
     """
 
     grammar: str
-    closers: tuple[bytes, ...] = (b'"',)
+    closers: tuple[Piece, ...] = ('"',)
     jump: int = 16
 
 
@@ -76,9 +76,8 @@ def _around(form: CallForm) -> Iterable[Piece]:
     yield from (*tags.before_key, *tags.before_value, *tags.after_value) if tags else ()
 
 
-def _closers(tags: Tags | None) -> tuple[bytes, ...]:
-    text = tags.after_value[0] if tags and tags.after_value else ""
-    return (text[:1].encode(), b'"') if isinstance(text, str) and text else (b'"',)
+def _closers(tags: Tags | None) -> tuple[Piece, ...]:
+    return (*tags.after_value[:1], '"') if tags else ('"',)
 
 
 def _name(form: CallForm, name: str) -> str:

@@ -83,7 +83,8 @@ class Tagged:
             found = True
         if not found:
             raise InputError(
-                f"no value of the parameter {key!r} of the tool {self._tool!r} can be told apart in a tag; give it one type"
+                f"no value of the parameter {key!r} of the tool {self._tool!r} can be told apart in a tag; "
+                "give it one type"
             )
 
     def _leaves(self, schema: Any, depth: int = 16) -> Iterator[Schema]:
