@@ -17,14 +17,14 @@ export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types contracts oldest format slow soak nap-mini clean distclean
+.PHONY: help install demo test check lint types contracts oldest langchain format slow soak nap-mini clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP) ## set up .venv with the pinned versions
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml integrations/langchain/pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import pip; $(SUITABLE)' 2>/dev/null || { \
 		found=; for python in $(CANDIDATES); do \
 			if "$$python" -c '$(SUITABLE)' 2>/dev/null; then found=$$python; break; fi; \
@@ -39,7 +39,7 @@ $(STAMP): pyproject.toml constraints.txt
 	}
 	@echo "installing into $(VENV): $(TORCH), then agentsleep and its tools; the first time takes minutes" >&2
 	@$(PIP) -c constraints.txt '$(TORCH)'
-	@$(PIP) -c constraints.txt -e '.[dev]'
+	@$(PIP) -c constraints.txt -e '.[dev]' -e 'integrations/langchain[test]'
 	@touch $@
 
 demo: $(STAMP) ## an agent that reads, sleeps, forgets its window and still answers (offline, 3 minutes)
@@ -48,6 +48,7 @@ demo: $(STAMP) ## an agent that reads, sleeps, forgets its window and still answ
 test: lint types contracts ## what CI runs: lint, types, floors, the tests not marked slow, those of models on both transformers
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
 	@$(MAKE) --no-print-directory oldest
+	@$(MAKE) --no-print-directory langchain
 
 check: lint types contracts ## before a commit: as test, but the last failures first, and stop at one
 	@$(BIN)/python -m pytest -q --exitfirst --failed-first
@@ -71,12 +72,16 @@ oldest: $(STAMP) ## the tests of models and back ends with the oldest transforme
 	@PYTHONPATH=$(OLDEST) $(BIN)/python -c "import transformers; print('transformers', transformers.__version__)"
 	@PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/models tests/backends tests/conformance
 
+langchain: $(STAMP) ## the tests of integrations/langchain
+	@cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
 format: $(STAMP) ## let ruff mend what it can, and format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 slow: $(STAMP) ## the tests marked slow
 	@$(BIN)/python -m pytest -m slow --timeout=3600 --durations=10
+	@cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest -m slow --timeout=3600 --durations=10
 
 soak: $(STAMP) ## kill writers in the middle of what they do: 1,000 times on SQLite, 200 on PostgreSQL (ten minutes)
 	@$(BIN)/python -m tests.soak

@@ -9,6 +9,7 @@ from langchain_agentsleep.grammar.rules import Rules
 from langchain_agentsleep.grammar.vocabulary import Vocabulary
 
 _ATTEMPTS = 6
+_SEARCHES = 3  # for one token: a way behind each of as many that begin something
 _LONGEST = 4096
 _CLOSING = {b"}": 1, b"]": 1, b'"': 2, b"\n": 3, b",": 3, b":": 3, b"0": 4} | {str(i).encode(): 5 for i in range(1, 10)}
 _OTHER, _FREE = 9, 64  # a rank, and how many tokens are allowed where any text may stand
@@ -71,18 +72,19 @@ class Endings:
     def fitting(self, matcher: LLMatcher, tokens: list[int], most: int) -> list[int]:
         """Those of the tokens behind which there is a way of ``most`` tokens, and the way that is known."""
         kept = [] if self._way is None else [self._way[0] if self._way else self._vocabulary.end]
+        searches = _SEARCHES
         for token in tokens:
-            if token in kept:
-                continue
-            if token == self._vocabulary.end:
+            if token in kept or token == self._vocabulary.end:
                 kept.append(token)
+                continue
+            if self._way is not None and len(self._way) > most and not searches:
                 continue
             after = matcher.deep_copy()
             if not after.consume_token(token):
                 continue
             way = self._way
             if way is None or len(way) > most or not self._ends(after, way):
-                way = self._search(after, most)
+                way, searches = (self._search(after, most, 2), searches - 1) if searches else (None, 0)
             if way is not None:
                 self._tried[token] = way
                 kept.append(token)
@@ -92,9 +94,9 @@ class Endings:
         after = matcher.deep_copy()
         return after.try_consume_tokens(way) == len(way) and after.is_accepting()
 
-    def _search(self, matcher: LLMatcher, most: int) -> list[int] | None:
+    def _search(self, matcher: LLMatcher, most: int, attempts: int = _ATTEMPTS) -> list[int] | None:
         best: list[int] | None = None
-        for _ in range(_ATTEMPTS):
+        for _ in range(attempts):
             way, chosen = self._walk(matcher.deep_copy(), most if best is None else len(best) - 1)
             best = best if way is None else way
             if not chosen:

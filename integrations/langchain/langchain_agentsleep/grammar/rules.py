@@ -63,17 +63,17 @@ def call_rules(form: CallForm, tools: Sequence[Mapping[str, Any]], several: bool
         check("\n".join([f"start: arguments_{place}", *body]), f"the tool {name!r}", vocabulary)
         spelt = pieces([_name(form, name), *form.middle])
         rules += [f"call_{place}: {spelt} arguments_{place}", *body]
-        jump = max(jump, widest(asked) + sum(len(piece) if isinstance(piece, str) else 1 for piece in _around(form)))
+        tag = _size((*form.tags.before_key, *form.tags.before_value, *form.tags.after_value)) if form.tags else 0
+        again = _size((*form.joint, *form.middle)) if several and form.joint is not None else 0
+        jump = max(jump, widest(asked) + tag + again)
     more = f" ({pieces(form.joint)} call)*" if several and form.joint is not None else ""
     start = f"start: {pieces(form.lead)} call{more} {pieces(form.close)}"
     called = " | ".join(f"call_{place}" for place in range(len(tools)))
     return Rules("\n".join([start, f"call: {called}", *rules]), _closers(form.tags), 8 + jump)
 
 
-def _around(form: CallForm) -> Iterable[Piece]:
-    tags = form.tags
-    yield from (*(form.joint or ()), *form.middle)
-    yield from (*tags.before_key, *tags.before_value, *tags.after_value) if tags else ()
+def _size(parts: Iterable[Piece]) -> int:
+    return sum(len(part.encode()) if isinstance(part, str) else 1 for part in parts)
 
 
 def _closers(tags: Tags | None) -> tuple[Piece, ...]:
