@@ -66,6 +66,7 @@ class SessionLock:
         self._database = archive.database
         self._key = (self._database.name, session_id)
         self._held_by: int | None = None
+        self._known = False
         self._line = 0
         self._file: FileLock | None = None
         self._info: Path | None = None
@@ -81,7 +82,9 @@ class SessionLock:
 
     def acquire(self) -> None:
         """What `with` does on entering."""
-        self._archive.session(self.session_id)  # an id from outside never becomes a file name unless it is one of ours
+        if not self._known:
+            self._archive.session(self.session_id)  # an id from outside never becomes a file name unless it is ours
+            self._known = True
         deadline = time.monotonic() + self.timeout
         with _turn:
             while (place := _held.get(self._key)) is not None:

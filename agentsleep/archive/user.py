@@ -116,6 +116,14 @@ class UserArchive(Upkeep):
         with self.reading() as (tx, scope_id):
             return log.read(tx, self.session_row(tx, session_id, scope_id), start, stop)
 
+    def tail(self, session_id: str) -> tuple[SessionRecord, Event | None]:
+        """The session as it stands now, and the last event of its log: equal if nobody has written in between, since
+        what was forgotten and followed by as much else ends otherwise. Raises `SessionNotFound`."""
+        with self.reading() as (tx, scope_id):
+            row = self.session_row(tx, session_id, scope_id)
+            last = log.read(tx, row, row.next_seq - 1, None) if row.next_seq else [None]
+            return self.record(row), last[0]
+
     # Snapshots
 
     def commit_snapshot(

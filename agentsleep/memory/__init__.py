@@ -9,7 +9,7 @@ from agentsleep.memory.memory import SleepMemory
 from agentsleep.memory.session import Session
 from agentsleep.memory.stream import Stream
 from agentsleep.memory.toolbox import Tool, Toolbox
-from agentsleep.memory.values import Answer, SleepFinished, SleepStarted, Stats
+from agentsleep.memory.values import Answer, Position, SleepFinished, SleepStarted, Stats
 
 __all__ = [
     "Agent",
@@ -17,6 +17,7 @@ __all__ = [
     "AsyncSession",
     "AsyncSleepMemory",
     "AsyncStream",
+    "Position",
     "Session",
     "SleepFinished",
     "SleepMemory",

@@ -132,6 +132,7 @@ class AsyncSession:
     state_of = threaded(Session.state_of)
     diff = threaded(Session.diff)
     park = threaded(Session.park)
+    position = threaded(Session.position)
     bisect = threaded(Session.bisect)
     recover = threaded(Session.recover)
 
@@ -150,18 +151,6 @@ class AsyncSession:
     async def window_tokens(self) -> int:
         """Tokens in the open window, those pinned at its head included."""
         return await self._workers.call(lambda: self.sync.window_tokens)
-
-    async def events(self) -> int:
-        """Events in the log."""
-        return await self._workers.call(lambda: self.sync.events)
-
-    async def slept_on(self) -> int:
-        """Tokens of the log that lie before the open window."""
-        return await self._workers.call(lambda: self.sync.slept_on)
-
-    async def pinned_tokens(self) -> int:
-        """Of them, those pinned at its head."""
-        return await self._workers.call(lambda: self.sync.pinned_tokens)
 
     async def tokens(self) -> int:
         """Tokens ever said in this session."""

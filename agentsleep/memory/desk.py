@@ -19,14 +19,15 @@ _POLL_S = 0.05
 
 
 class Desk:
-    """Holds the session's lock from its making to :meth:`close`.
+    """Holds the session's lock from its making to :meth:`close`, but while it is parked.
 
-    Locks are taken in this order: the session's (across processes, once), the desk's door, the model's queue, and for
-    moments the residency's. Who has the model never waits for a door, since its holder may be waiting for the model;
-    the residency never waits for one either, since the doors that it wants are those of other sessions.
+    Locks are taken in this order: the session's (across processes), the desk's door, the model's queue, and for moments
+    the residency's. Who has the model never waits for a door, since its holder may be waiting for the model; the
+    residency never waits for one either, since the doors that it wants are those of other sessions. A parked desk takes
+    the session's lock again from behind its door, and waits for it no longer than ``timeout``.
 
     Args:
-        timeout: seconds to wait for another writer, be it another process or a stream of this one.
+        timeout: seconds to wait for another writer, be it another process or a stream of this one; also after parking.
 
     Raises:
         SettingsError: a timeout that is no number of seconds.  SessionBusy: another writer holds the session.
@@ -108,21 +109,15 @@ class Desk:
             self._check_held()
             if self._turn is not None or self._uses:
                 raise SessionBusy(f"the session of {self._scope} is writing a turn; park it when that has ended")
-            self._parked = self._stamp()
+            self._parked = self._archive.tail(self._id)
             self._lock.release()
-
-    def _stamp(self) -> tuple[SessionRecord, Event | None]:
-        """Equal if nobody has written in between: what was forgotten and followed by as much else ends otherwise."""
-        record = self._archive.session(self._id)
-        last = self._archive.events(self._id, record.events - 1) if record.events else [None]
-        return record, last[0]
 
     def _unpark(self) -> None:
         if self._parked is None:
             return
         self._lock.acquire()
         left, self._parked = self._parked, None
-        if left != self._stamp():
+        if left != self._archive.tail(self._id):
             self.renew()
 
     def renew(self) -> None:

@@ -107,7 +107,8 @@ class Keeper:
     ) -> Session:
         """A new session of the same user that has heard what ``session`` had heard before event ``stop`` of its log,
         and knows nothing that came later. It begins as a fork of the deepest snapshot before that place; what was said
-        since then is read again, so that it equals, bit for bit, a session that went no further.
+        since then is read again, so that its state and the tokens of its window are those of a session that went no
+        further, bit for bit; its logits are, but for rounding.
 
         Args:
             stop: a seq, as :meth:`Session.messages` tells them; 0 begins from nothing.

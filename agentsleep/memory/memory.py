@@ -113,8 +113,8 @@ class SleepMemory(Keeper):
 
         Args:
             system: the system message, read again at the head of every window; None keeps the stored one.
-            tools: the tools on offer, callables or :class:`Tool`, pinned likewise. By default there are none; None keeps
-                the stored ones.
+            tools: the tools on offer, callables or :class:`Tool`, pinned likewise. By default there are none; None
+                keeps the stored ones.
             timeout: seconds to wait for another writer of the session.
             create: False raises SessionNotFound instead of making a new session.
             policy: when this session sleeps; None takes the memory's policy.

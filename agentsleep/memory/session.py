@@ -24,7 +24,7 @@ from agentsleep.memory.desk import Desk
 from agentsleep.memory.shared import Shared
 from agentsleep.memory.stream import Stream
 from agentsleep.memory.turn import Turn
-from agentsleep.memory.values import Answer, SleepFinished, SleepListener, SleepStarted, Stats
+from agentsleep.memory.values import Answer, Position, SleepFinished, SleepListener, SleepStarted, Stats
 from agentsleep.memory.window import OpenWindow
 from agentsleep.policy import Passes
 from agentsleep.sleep import check_depth
@@ -50,7 +50,7 @@ class Session(Archived):
         timeout: float,
     ) -> None:
         self.on_sleep: SleepListener | None = None
-        """Told before and after each sleep, in the thread that sleeps. An error of its own is logged and stops nothing."""
+        """Told before and after each sleep, in the thread that sleeps. An error of its own is logged, no more."""
         tell = WeakMethod(self._tell)  # weak: a session that nobody holds any more is to go at once
         shared = replace(shared, slept=lambda told: call(told) if (call := tell()) else None)
         super().__init__(shared, record, Desk(shared, record, timeout))
@@ -76,8 +76,9 @@ class Session(Archived):
         self.desk.close()
 
     def park(self) -> None:
-        """Lets other writers have the session until it is used next, which may then have to wait for them. The open
-        window stays at hand, and is read again if somebody has written in the meantime.
+        """Lets other writers have the session until it is used next: a look at its window or its counts is a use too. The
+        window stays at hand, and is read again if somebody has written in the meantime. That use waits for another writer
+        as long as ``timeout`` says; where it gets SessionBusy, the session stays parked and can be used later.
 
         Raises:
             SessionBusy: a turn is being written.  SessionClosed: after :meth:`close`.
@@ -113,24 +114,20 @@ class Session(Archived):
         return len(self.window)
 
     @property
-    def pinned_tokens(self) -> int:
-        """Of them, those pinned at its head."""
-        return len(self.desk.look().pinned)
-
-    @property
     def tokens(self) -> int:
         """Tokens ever said in this session."""
         return self.desk.look().tokens
 
-    @property
-    def events(self) -> int:
-        """Events in the log: messages, changes of pins, sleeps."""
-        return self.desk.look().events
-
-    @property
-    def slept_on(self) -> int:
-        """Tokens of the log that lie before the open window: all of them are consolidated."""
-        return self.desk.look().slept_on
+    def position(self) -> Position:
+        """Where the session stands: the cheap part of :meth:`stats`."""
+        reading = self.desk.look()
+        return Position(
+            head=reading.head.id if reading.head else None,
+            events=reading.events,
+            tokens=reading.tokens,
+            slept_on=reading.slept_on,
+            pinned_tokens=len(reading.pinned),
+        )
 
     def stats(self) -> Stats:
         """The session in numbers. Writes nothing, and costs the same after any history."""
@@ -181,8 +178,8 @@ class Session(Archived):
         """Reads a message. When this returns, the message is on disk.
 
         Args:
-            calls: the tool calls of an assistant's turn that this model did not write. A format that has no room for
-                text beside a call leaves the text out, and one that has one call a turn takes several as several turns.
+            calls: the tool calls of an assistant's turn that this model did not write. Each is read as a turn of its own;
+                ``text`` beside them is left out, and ``asked`` does nothing.
             asked: an answer is to follow at once: where the policy wants a sleep, it comes before the message, or after
                 that answer, not in between.
             metadata: kept in the log's event, as ``data["metadata"]``.
@@ -191,7 +188,7 @@ class Session(Archived):
             The event; of several, the last.
 
         Raises:
-            EmptyMessage: no text.  InputError: an unknown role.
+            EmptyMessage: no text.  InputError: an unknown role; calls of another role than "assistant".
             MessageTooLong: it would fill more than ``policy.max_windows`` windows.
             SleepFailed, ArchiveError: nothing is stored, but where the error says that the message is on disk: then a
                 sleep that it made necessary failed.

@@ -56,7 +56,7 @@ class Answer:
 class SleepStarted:
     """A session begins to sleep.
 
-    tokens: that are slept on, pinned ones aside.  passes: None where probes decide.  rounds: of a deep sleep.
+    tokens: that are slept on; without the pinned ones, but in a deep sleep, which reads them with each window.  passes: None where probes decide.  rounds: of a deep sleep.
     mode: "light" or "deep".  trigger: why it sleeps.
     """
 
@@ -83,6 +83,21 @@ class SleepFinished:
 
 
 SleepListener = Callable[[SleepStarted | SleepFinished], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """Where a session stands.
+
+    head: id of the newest snapshot.  events, tokens: in the log.  slept_on: tokens of the log that lie before the open
+    window, all of them consolidated.  pinned_tokens: at the window's head; they count in none of the others.
+    """
+
+    head: str | None
+    events: int
+    tokens: int
+    slept_on: int
+    pinned_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 
 from agentsleep.archive import JSON, Scope
-from agentsleep.memory import Answer, Session, SleepFinished, SleepMemory
+from agentsleep.memory import Answer, Position, Session, SleepFinished, SleepMemory
 from langchain_agentsleep.choices import AUTO, NONE, Asked
 from langchain_agentsleep.events import Tell, Told
 from langchain_agentsleep.grammar import forbidden_calls, forced_calls, json_answer
 from langchain_agentsleep.messages import METADATA, Listed
-from langchain_agentsleep.threads import MESSAGE_ID, Turn, handle_of, read, threads_of
+from langchain_agentsleep.threads import MESSAGE_ID, Turn, handle_at, read, threads_of
 
 HANDLE = "agentsleep"
 """Where an answer's response_metadata tells the handle of the memory behind it."""
@@ -38,7 +38,7 @@ class Spoken:
 
     def message(self, answer: Answer) -> AIMessage:
         """The answer, and what it took."""
-        session = self.session
+        place = self.session.position()
         calls = [
             ToolCall(name=call.name, args=dict(call.arguments), id=f"call_{self.id[-12:]}_{number}", type="tool_call")
             for number, call in enumerate(answer.calls)
@@ -54,7 +54,7 @@ class Spoken:
             "sleep_tokens": sum(told.tokens * told.passes * told.rounds for told in self.sleeps),
         }
         if self._kept:
-            metadata[HANDLE] = handle_of(session)
+            metadata[HANDLE] = handle_at(self.session, place)
         if answer.warning:
             metadata["warning"] = answer.warning
         return AIMessage(
@@ -63,12 +63,12 @@ class Spoken:
             tool_calls=calls,
             additional_kwargs={"reasoning_content": answer.thought} if answer.thought else {},
             response_metadata=metadata,
-            usage_metadata=self._usage(answer),
+            usage_metadata=self._usage(answer, place),
         )
 
-    def _usage(self, answer: Answer) -> UsageMetadata:
+    def _usage(self, answer: Answer, place: Position) -> UsageMetadata:
         """All that the answer rests on counts as input; what did not have to be read for it, as cached."""
-        read_so_far = max(0, self.session.tokens + self.session.pinned_tokens - answer.tokens)
+        read_so_far = max(0, place.tokens + place.pinned_tokens - answer.tokens)
         return UsageMetadata(
             input_tokens=read_so_far,
             output_tokens=answer.tokens,

@@ -31,8 +31,11 @@ METADATA = "langchain"
 
 def key_of(role: str, text: str, calls: Sequence[ToolCall] = ()) -> str:
     """A hash of what a message says."""
-    said = [role, text, [[call.name, dict(call.arguments)] for call in calls]]
-    return blake2b(json.dumps(said, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+    said = blake2b(f"{role} {text}".encode(errors="surrogatepass"), digest_size=16)
+    if calls:
+        named = [[call.name, dict(call.arguments)] for call in calls]
+        said.update(b"\0" + json.dumps(named, sort_keys=True, default=str).encode())
+    return said.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, ref
 
 from agentsleep.archive import Event, Scope, SessionRecord, UserArchive
 from agentsleep.errors import SessionBusy, SessionNotFound
-from agentsleep.memory import Session, SleepMemory
+from agentsleep.memory import Position, Session, SleepMemory
 from agentsleep.policy import SleepPolicy
 from langchain_agentsleep.alignment import NOTHING, Fit, Line, fit
 from langchain_agentsleep.messages import Listed, Logged, logged
@@ -53,9 +53,7 @@ class Branch:
 
     def refresh(self, archive: UserArchive) -> None:
         """Reads what the log holds besides what was seen of it; all of it where that has changed."""
-        self.record = archive.session(self.record.id)
-        start = max(0, self._seen - 1)
-        events = archive.events(self.record.id, start) if self.record.events >= self._seen else []
+        events = archive.events(self.record.id, max(0, self._seen - 1))
         if self._seen and (not events or events[0] != self._tail[-1]):
             self.said, self.slept, self._tail, self._seen = [], 0, [], 0
             events = archive.events(self.record.id)
@@ -68,7 +66,7 @@ class Branch:
             self.said = [one for one in self.said if one.start < first] + fresh
             self._seen = events[-1].seq + 1
             self._tail = _unfinished(whole)
-        self.slept = _slept(archive, self.record, events, self.slept)
+        self.slept = _slept(events, self.slept)
 
     @property
     def line(self) -> Line:
@@ -93,7 +91,7 @@ def _unfinished(events: Sequence[Event]) -> list[Event]:
     return list(events[start:])
 
 
-def _slept(archive: UserArchive, record: SessionRecord, events: Sequence[Event], before: int) -> int:
+def _slept(events: Sequence[Event], before: int) -> int:
     """Tokens of the log that are consolidated."""
     stops = [event.data["stop"] for event in events if event.kind != "tokens"]
     return int(stops[-1]) if stops and isinstance(stops[-1], int) else before
@@ -110,10 +108,14 @@ class Turn:
     known: int
 
 
+def handle_at(session: Session, place: Position) -> Handle:
+    """The handle of a session that stands there."""
+    return Handle(session=session.id, snapshot=place.head, position=place.events)
+
+
 def handle_of(session: Session) -> Handle:
     """Where a session stands now."""
-    head = session.head
-    return Handle(session=session.id, snapshot=head.id if head else None, position=session.events)
+    return handle_at(session, session.position())
 
 
 class Threads:
@@ -214,7 +216,8 @@ class Family:
             cold = branched or branch.session is None
             session = self._session(branch, policy, timeout)
             try:
-                known = session.slept_on if cold else session.tokens
+                place = session.position()
+                known = place.slept_on if cold else place.tokens + place.pinned_tokens
                 prepare(session)
                 read(session, messages[found.length :], answered)
                 yield Turn(session, known)
@@ -335,6 +338,7 @@ class Family:
         branch = self._branches.setdefault(record.id, Branch(record))
         if branch.session is not None and record.scope.thread != branch.record.scope.thread:
             close(branch)  # a rollback has given its thread to another session
+        branch.record = record
         return branch
 
     # Sessions
