@@ -157,11 +157,17 @@ def _types(name: str, key: str, tools: Sequence[ToolSchema]) -> set[str]:
         function = tool.get("function", tool)
         if function.get("name") == name:
             parameters = function.get("parameters", {})
-            return types_of(parameters.get("properties", {}).get(key, {}), parameters)
+            return parameter_types(parameters, key)
     return set()
 
 
 _JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+
+
+def parameter_types(parameters: Any, key: str) -> set[str]:
+    """The JSON types of a parameter, by the schema of all of them, which may be a reference as a whole."""
+    own = _target(parameters, parameters) if "$ref" in parameters else parameters
+    return types_of(own.get("properties", {}).get(key, {}), parameters)
 
 
 def types_of(schema: Any, whole: Any, depth: int = 16) -> set[str]:
@@ -179,12 +185,19 @@ def types_of(schema: Any, whole: Any, depth: int = 16) -> set[str]:
         values = [schema["const"]] if "const" in schema else schema["enum"]
         found = {_JSON_TYPES.get(type(v), "array" if isinstance(v, list) else "object") for v in values}
     inner = [s for word in ("anyOf", "oneOf", "allOf") for s in schema.get(word, ())]
-    if isinstance(path := schema.get("$ref"), str) and path.startswith("#/"):
-        target = whole
-        for step in path[2:].split("/"):
-            target = target.get(step.replace("~1", "/").replace("~0", "~"), {}) if isinstance(target, dict) else {}
-        inner.append(target)
+    if "$ref" in schema:
+        inner.append(_target(schema, whole))
     return found.union(*(types_of(s, whole, depth - 1) for s in inner))
+
+
+def _target(schema: Any, whole: Any) -> Any:
+    """What a ``$ref`` points at; {} for nothing."""
+    path = schema["$ref"]
+    if not (isinstance(path, str) and path.startswith("#/")):
+        return {}
+    for step in path[2:].split("/"):
+        whole = whole.get(step.replace("~1", "/").replace("~0", "~"), {}) if isinstance(whole, dict) else {}
+    return whole
 
 
 def typed(text: str, types: set[str]) -> Any:

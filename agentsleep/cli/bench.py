@@ -1,4 +1,4 @@
-"""``agentsleep bench …``: speed."""
+"""``agentsleep bench …``: speed; and what integrations measure, which register theirs by entry point."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from agentsleep.cli.app import AsJson, Threads, app, console, emit, numbers
+from agentsleep.cli.plugins import Extended
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-bench_app = typer.Typer(help="Measure speed.", no_args_is_help=False)
+
+class Benches(Extended):
+    """Integrations register theirs."""
+
+    entry_points = "agentsleep.bench"
+
+
+bench_app = typer.Typer(cls=Benches, help="Measure speed.", no_args_is_help=False)
 app.add_typer(bench_app, name="bench")
 
 

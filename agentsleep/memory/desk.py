@@ -117,8 +117,12 @@ class Desk:
             return
         self._lock.acquire()
         left, self._parked = self._parked, None
-        if left != self._archive.tail(self._id):
-            self.renew()
+        found = None
+        try:
+            found = self._archive.tail(self._id)
+        finally:
+            if found != left:  # also where it could not be read
+                self.renew()
 
     def renew(self) -> None:
         """The next use builds the window again."""

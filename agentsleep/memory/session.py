@@ -76,9 +76,9 @@ class Session(Archived):
         self.desk.close()
 
     def park(self) -> None:
-        """Lets other writers have the session until it is used next: a look at its window or its counts is a use too. The
-        window stays at hand, and is read again if somebody has written in the meantime. That use waits for another writer
-        as long as ``timeout`` says; where it gets SessionBusy, the session stays parked and can be used later.
+        """Lets other writers have the session until it is used next: a look at its window or its counts is a use too.
+        The window stays at hand, and is read again if somebody has written in the meantime. That use waits for another
+        writer as long as ``timeout`` says; where it gets SessionBusy, the session stays parked and can be used later.
 
         Raises:
             SessionBusy: a turn is being written.  SessionClosed: after :meth:`close`.
@@ -178,8 +178,8 @@ class Session(Archived):
         """Reads a message. When this returns, the message is on disk.
 
         Args:
-            calls: the tool calls of an assistant's turn that this model did not write. Each is read as a turn of its own;
-                ``text`` beside them is left out, and ``asked`` does nothing.
+            calls: the tool calls of an assistant's turn that this model did not write. Each is read as a turn of its
+                own; ``text`` beside them is left out, and ``asked`` does nothing.
             asked: an answer is to follow at once: where the policy wants a sleep, it comes before the message, or after
                 that answer, not in between.
             metadata: kept in the log's event, as ``data["metadata"]``.

@@ -56,7 +56,8 @@ class Answer:
 class SleepStarted:
     """A session begins to sleep.
 
-    tokens: that are slept on; without the pinned ones, but in a deep sleep, which reads them with each window.  passes: None where probes decide.  rounds: of a deep sleep.
+    tokens: that are slept on; in a light sleep without the pinned ones, in a deep one with those of each window.
+    passes: None where probes decide.  rounds: of a deep sleep.
     mode: "light" or "deep".  trigger: why it sleeps.
     """
 

@@ -267,3 +267,42 @@ def test_a_closed_archive_says_so(archive: Archive, ada: UserArchive) -> None:
     archive.close()
     with pytest.raises(ArchiveError, match="is closed; open a new Archive"):
         opened(ada)
+
+
+def test_sessions_whose_thread_begins_with_a_prefix(archive: Archive, ada: UserArchive) -> None:
+    """Taken as it stands: upper and lower case differ, and what a pattern would read as a wildcard is none."""
+    names = [
+        "rota@1",
+        "Rota@2",
+        "rota",
+        "rot",
+        "x-rota@1",
+        "ro_a@1",
+        "roXa@1",
+        "50%",
+        "500",
+        "straße",
+        "strasse",
+        "日本",
+        "a\\b",
+    ]
+    mine = {name: opened(ada, name) for name in names}
+    opened(archive.user("acme", "bob"), "rota@of bob")
+    opened(archive.user("other", "ada"), "rota@of another tenant")
+
+    def named(prefix: str) -> list[str]:
+        found = ada.sessions(prefix)
+        assert found == [mine[one.scope.thread] for one in found]  # whole records
+        return [one.scope.thread for one in found]
+
+    assert named("rota@") == ["rota@1"]
+    assert named("rota") == ["rota@1", "rota"]  # oldest first
+    assert named("R") == ["Rota@2"]
+    assert named("ro_a") == ["ro_a@1"]
+    assert named("50%") == ["50%"]
+    assert named("%") == named("_") == named("rota@12") == []
+    assert named("straß") == ["straße"]
+    assert named("日") == ["日本"]
+    assert named("a\\") == ["a\\b"]
+    assert named("") == names
+    assert ada.sessions() == ada.sessions("")

@@ -71,8 +71,8 @@ def branch(
 
 
 def _hear(session: Session, question: Event) -> None:
-    """Reads a question that follows a sleep directly. Whether to sleep before it was decided then: where what that sleep
-    has kept and the question are again as much as the policy wants slept on, once more would be once too often."""
+    """Reads a question that follows a sleep directly. Whether to sleep before it was decided then: where what that
+    sleep has kept and the question are again as much as the policy wants slept on, once more would be too often."""
     with session.desk.using() as reading:
         reading.dated = question.created
         try:

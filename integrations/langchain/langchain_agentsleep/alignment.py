@@ -109,8 +109,8 @@ def _is_the_same(heard: Logged, said: Listed) -> bool:
 
 
 def _by_ids(lines: Sequence[Line], messages: Sequence[Listed], chosen: Sequence[int]) -> Fit | None:
-    """By the first message whose id a line knows; None if there is none. A list that has something else before it was
-    written anew."""
+    """By the first message whose id a line knows; None if there is none. A list that has something else before it, in
+    place of what is not consolidated, was written anew."""
     best: Fit | None = None
     for number in chosen:
         line = lines[number]
@@ -119,7 +119,9 @@ def _by_ids(lines: Sequence[Line], messages: Sequence[Listed], chosen: Sequence[
             continue
         start = known[1] - known[0]
         length = _run(line, start, messages, _says_the_same) if start >= 0 else 0
-        found = Fit(number, start, length) if length else NOTHING
+        # The head of the log is gone from the list, and of what is left the first message was edited.
+        edited = start > 0 and (known[0] == 0 or start <= line.consolidated)
+        found = Fit(number, start, length) if length or edited else NOTHING
         if best is None or _better(lines, found, best):
             best = found
     return best
@@ -130,23 +132,31 @@ def _better(lines: Sequence[Line], one: Fit, other: Fit) -> bool:
     return _worth(lines, one) >= _worth(lines, other)
 
 
-def _worth(lines: Sequence[Line], found: Fit) -> tuple[int, bool]:
-    return found.length, found.line is not None and found.stands == len(lines[found.line].said)
+def _worth(lines: Sequence[Line], found: Fit) -> tuple[int, bool, bool]:
+    known = found.line is not None
+    return found.length, known, known and found.stands == len(lines[found.line or 0].said)
 
 
 def _by_handle(line: Line, messages: Sequence[Listed], number: int, count: int) -> Fit:
-    """The list belongs behind the first ``count`` messages, or begins among them."""
+    """The list belongs behind the first ``count`` messages, or begins among them, or was edited there. Only what is
+    consolidated is taken to be missing from the list where that is not plain."""
     count = min(count, len(line.said))
-    partly: Fit | None = None
-    for start in range(count):
-        length = _run(line, start, messages, _is_the_same)
-        if length and start + length >= count:
-            return Fit(number, start, length)
-        if length and (partly is None or length > partly.length):
-            partly = Fit(number, start, length)
-    if partly is None:
-        return Fit(number, count, 0)
-    raise _ambiguous([line, line], [partly, Fit(number, count, 0)])
+    found = [Fit(number, start, _run(line, start, messages, _is_the_same)) for start in range(count)]
+    whole = next((one for one in found if one.length and one.stands >= count), None)
+    if whole is not None:
+        return whole
+    length = _run(line, 0, messages, _says_the_same)
+    if length >= max(2, count):
+        return Fit(number, 0, length)  # all of it, with other ids
+    behind = Fit(number, count, 0)
+    partly = [one for one in found[: line.consolidated + 1] if one.length]
+    if not partly:
+        return behind
+    longest = max(one.length for one in partly)
+    places = [one for one in partly if one.length == longest] + ([behind] if count <= line.consolidated else [])
+    if len(places) > 1:
+        raise _ambiguous([line] * len(places), places)
+    return places[0]
 
 
 def _by_content(lines: Sequence[Line], messages: Sequence[Listed]) -> Fit:

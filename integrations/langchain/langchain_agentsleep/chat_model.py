@@ -34,6 +34,9 @@ from langchain_agentsleep.threads import threads_of
 PROVIDER = "agentsleep"
 Method = Literal["function_calling", "json_schema", "json_mode"]
 
+# Given to any chat model by code that was written for those behind an API; nothing follows from them here.
+_IDLE = ("api_key", "max_retries", "streaming")
+
 
 class ChatSleep(BaseChatModel):
     """A chat model that sleeps: ``ChatSleep(memory)``.
@@ -45,6 +48,10 @@ class ChatSleep(BaseChatModel):
 
     Args:
         memory: the model and its archive; by default the shipped one and the user's data folder.
+        options: the fields below, and those of every chat model.
+
+    Raises:
+        SettingsError: an option that is not known.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -71,6 +78,12 @@ class ChatSleep(BaseChatModel):
     """Further options of :meth:`agentsleep.memory.Session.generate`, such as ``repetition_penalty``."""
 
     def __init__(self, memory: SleepMemory | None = None, **options: Any) -> None:
+        known = type(self).model_fields
+        aliases = {field.alias for field in known.values()}
+        if unknown := [name for name in options if name not in known and name not in aliases and name not in _IDLE]:
+            raise SettingsError(
+                f"ChatSleep does not know {', '.join(unknown)}; options of Session.generate go into generation={{...}}"
+            )
         fields: dict[str, Any] = {"memory": SleepMemory() if memory is None else memory, **options}
         super().__init__(**fields)
 
@@ -80,7 +93,18 @@ class ChatSleep(BaseChatModel):
 
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
-        return {"model": self.model_name, "fingerprint": self.memory.fingerprint[:12], "max_tokens": self.max_tokens}
+        # All that an answer depends on: LangChain's cache takes models of which these are equal for one.
+        return {
+            "model": self.model_name,
+            "fingerprint": self.memory.fingerprint[:12],
+            "settings": repr(self.memory.backend.settings),
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "stop": self.stop,
+            "generation": self.generation,
+        }
 
     @property
     def model_name(self) -> str:
@@ -89,7 +113,7 @@ class ChatSleep(BaseChatModel):
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = super()._get_ls_params(stop=stop, **kwargs)
-        params["ls_provider"], params["ls_model_name"] = PROVIDER, self.model_name
+        params["ls_provider"], params["ls_model_name"] = PROVIDER, kwargs.get("model", self.model_name)
         params["ls_temperature"] = kwargs.get("temperature", self.temperature)
         params["ls_max_tokens"] = kwargs.get("max_tokens", self.max_tokens)
         if stop or self.stop:
@@ -243,6 +267,11 @@ class ChatSleep(BaseChatModel):
             "seed": self.seed,
         }
         given = {name: value for name, value in options.items() if value is not None}
+        if (model := given.pop("model", self.model_name)) != self.model_name:
+            raise SettingsError(
+                f"model is {model!r}, and this memory's is {self.model_name!r}, which alone can read its states; make "
+                "a ChatSleep over a memory of the other model"
+            )
         return asked({**mine, **self.generation, **given}, stop or self.stop)
 
     def _conversation(
@@ -299,7 +328,8 @@ class ChatSleep(BaseChatModel):
             for piece in stream:
                 yield _piece(spoken, piece)
             assert stream.answer is not None
-            yield _last(spoken.message(stream.answer))
+            message = spoken.message(stream.answer)
+        yield _last(message)  # by now the thread is free for whoever gets this
 
     async def _astream(
         self,
@@ -318,9 +348,9 @@ class ChatSleep(BaseChatModel):
                 answer = stream.answer
                 assert answer is not None
                 message = await self._awaited.run(lambda: spoken.message(answer))
-            yield _last(message)
         finally:
             await self._awaited.run(turn.end, always=True)
+        yield _last(message)
 
     @cached_property
     def _awaited(self) -> AsyncSleepMemory:

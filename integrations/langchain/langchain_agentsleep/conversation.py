@@ -149,10 +149,13 @@ class Conversation:
         most = options.get("max_new_tokens", 64)
         held = None
         if asked.schema is not None:
-            held = json_answer(chat, asked.schema or None, max_tokens=most)
+            tools = asked.tools if asked.choice == AUTO else ()
+            held = json_answer(chat, asked.schema or None, tools=tools, parallel=asked.parallel, max_tokens=most)
         elif asked.choice not in (AUTO, NONE):
             held = forced_calls(chat, asked.tools, asked.choice, parallel=asked.parallel, max_tokens=most)
-        elif asked.choice == NONE and asked.tools:
+        elif not asked.tools:  # a call of what is not on offer helps nobody
+            options["suppress_tokens"] = [*(options.get("suppress_tokens") or ()), *sorted(chat.call_markers.tokens)]
+        elif asked.choice == NONE:
             held = forbidden_calls(chat)
         if held is not None:
             options["logits_processor"] = [*options.get("logits_processor", ()), held]

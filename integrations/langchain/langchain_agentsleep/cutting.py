@@ -20,20 +20,47 @@ def removals(
     """
     most = len(messages) - max(1, kept)
     stop = 0
-    while stop < most and (messages[stop].id in consolidated or isinstance(messages[stop], SystemMessage)):
+    while stop < most and (messages[stop].id in consolidated or _hides_nothing(messages[stop])):
         stop += 1
     stop = _whole(messages, stop)
-    while from_user and stop and not (stop < len(messages) and isinstance(messages[stop], HumanMessage)):
-        stop -= 1
+    while from_user and stop and not isinstance(messages[stop], HumanMessage):
+        stop = _whole(messages, stop - 1)
     return [RemoveMessage(id=str(one.id)) for one in messages[:stop] if not isinstance(one, SystemMessage)]
 
 
+def _hides_nothing(message: AnyMessage) -> bool:
+    """Whether what stands behind it may leave though it was not slept on: it stays itself, or says nothing."""
+    if isinstance(message, AIMessage):
+        return not message.tool_calls and not message.text.strip()
+    return isinstance(message, SystemMessage)
+
+
 def _whole(messages: Sequence[AnyMessage], stop: int) -> int:
-    """The place at or before ``stop`` that parts no call of a tool from its result."""
-    for place in range(stop - 1, -1, -1):
-        one = messages[place]
-        if isinstance(one, AIMessage) and one.tool_calls:
-            answered = {m.tool_call_id for m in messages[place + 1 : stop] if isinstance(m, ToolMessage)}
-            if not {call["id"] for call in one.tool_calls} <= answered:
-                stop = place
+    """The place at or before ``stop`` that parts no call of a tool from its result, be it one that is to come."""
+    callers: dict[str | None, int] = {}  # an id may be used again: a result belongs to the call before it
+    ends: dict[int, int] = {}
+    for place, one in enumerate(messages):
+        if isinstance(one, AIMessage):
+            callers |= {call["id"]: place for call in one.tool_calls}
+        elif isinstance(one, ToolMessage) and one.tool_call_id in callers:
+            ends[callers[one.tool_call_id]] = place
+    ends |= {place: len(messages) for place in _waiting(messages)}
+    for place in sorted(ends, reverse=True):
+        if place < stop <= ends[place]:
+            stop = place
     return stop
+
+
+def _waiting(messages: Sequence[AnyMessage]) -> list[int]:
+    """Where the list ends in a call, some of whose results are to come: its place. One behind which somebody else has
+    spoken was given up."""
+    answered: set[str] = set()
+    for place in range(len(messages) - 1, -1, -1):
+        one = messages[place]
+        if isinstance(one, ToolMessage):
+            answered.add(one.tool_call_id)
+        elif isinstance(one, AIMessage) and not {call["id"] for call in one.tool_calls} <= answered:
+            return [place]
+        else:
+            break
+    return []

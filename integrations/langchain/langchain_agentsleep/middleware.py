@@ -100,6 +100,9 @@ class SleepMiddleware(AgentMiddleware[SleepState, Any, Any]):
         for name, value, known in (("after", after, ("light", "deep", None)), ("when", when, ("now", "later"))):
             if value not in known:
                 raise SettingsError(f"{name} is {value!r}; use one of {known}")
+        for name, count in (("rounds", rounds), ("window", window)):
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
+                raise SettingsError(f"{name} is {count!r}; it must be a whole number of at least 1, or None")
         self._after, self._rounds, self._when, self._remove = after, rounds, when, remove
         self._timeout, self._user, self._tenant = timeout, user, tenant
         self._count, self._window = token_counter, window
@@ -172,7 +175,8 @@ class SleepMiddleware(AgentMiddleware[SleepState, Any, Any]):
 
     def _settled(self, scope: Scope, state: SleepState, tell: Tell) -> Update | None:
         messages = state["messages"]
-        if not messages or not isinstance(last := messages[-1], AIMessage):
+        last = _spoken(messages)
+        if last is None:
             return None
         ours = _ours(messages)
         handle = last.response_metadata.get(HANDLE) if ours else self._heard(scope, state, tell)
@@ -200,24 +204,29 @@ class SleepMiddleware(AgentMiddleware[SleepState, Any, Any]):
             return None
         messages = state["messages"]
         ours = _ours(messages)
-        with self._family(scope).use(handle, self._timeout, self.policy if ours else None) as session:
-            if session is None:
-                return None
-            deep = self._after == "deep"
-            if self._when == "later":
-                later(session, deep=deep, passes=self.policy.passes, rounds=self._rounds)
-                return None
-            _telling(tell)(session)
+        deep = self._after == "deep"
+        # Where the handle is an older one, of a thread that was rewound or copied, this is a branch.
+        with self._family(scope).turn(
+            [],
+            handle=handle,
+            timeout=self._timeout,
+            policy=self.policy if ours else None,
+            answered=False,
+            prepare=_telling(tell),
+        ) as turn:
             try:
-                session.sleep(deep=deep, passes=self.policy.passes, rounds=self._rounds)
-                handle = handle_of(session)
+                if self._when == "later":
+                    later(turn.session, deep=deep, passes=self.policy.passes, rounds=self._rounds)
+                    return {"agentsleep": handle_of(turn.session)}
+                turn.session.sleep(deep=deep, passes=self.policy.passes, rounds=self._rounds)
+                handle = handle_of(turn.session)
             finally:
-                session.on_sleep = None
+                turn.session.on_sleep = None
         return {"agentsleep": handle, **self._removed(scope, messages, handle, ours)}
 
     def _removed(self, scope: Scope, messages: Sequence[AnyMessage], handle: Handle, ours: bool) -> Update:
         """The messages that leave the list: only what an archived state holds."""
-        if not self._remove:
+        if not self._remove or not (ours or self._due(messages)):
             return {}
         kept = 1 if ours else max(1, self._kept(messages))
         gone = removals(messages, self._family(scope).consolidated(handle), kept=kept, from_user=not ours)
@@ -242,9 +251,15 @@ def _handle(state: Any) -> Handle | None:
     return found
 
 
+def _spoken(messages: Sequence[AnyMessage]) -> AIMessage | None:
+    """The newest message of a model. Behind it there may be results that a form of answer or a middleware has added."""
+    return next((one for one in reversed(messages) if isinstance(one, AIMessage)), None)
+
+
 def _ours(messages: Sequence[AnyMessage]) -> bool:
-    """Whether the last message was written by a model that sleeps."""
-    return bool(messages) and messages[-1].response_metadata.get("model_provider") == PROVIDER
+    """Whether that was a model that sleeps. What a middleware says in its place names no provider."""
+    spoken = (one.response_metadata.get("model_provider") for one in reversed(messages) if isinstance(one, AIMessage))
+    return next((provider for provider in spoken if provider), None) == PROVIDER
 
 
 def _telling(tell: Tell) -> Callable[[Session], None]:

@@ -145,27 +145,28 @@ class Threads:
             self._open[branch.record.id] = branch
             self._open.move_to_end(branch.record.id)
             surplus = list(self._open.items())[: max(0, len(self._open) - _OPEN)]
-        for key, other in surplus:
-            if other.using.acquire(blocking=False):
-                try:
-                    close(other)
-                finally:
-                    other.using.release()
-                with self._lock:
-                    self._open.pop(key, None)
-                    for family in list(self._families.values()):
-                        if family.let_go(key):
-                            del self._families[family.scope]
+        self._shut(surplus)
 
     def close(self) -> None:
         """Closes all sessions that nobody is using; the memory stays open."""
         with self._lock:
-            branches = list(self._open.values())
-            self._open.clear()
-            self._families.clear()
-        for branch in branches:
-            with branch.using:
+            branches = list(self._open.items())
+        self._shut(branches)
+
+    def _shut(self, branches: Sequence[tuple[str, Branch]]) -> None:
+        for key, branch in branches:
+            if not branch.using.acquire(blocking=False):
+                continue
+            try:
                 close(branch)
+            finally:
+                branch.using.release()
+            with self._lock:
+                if self._open.get(key) is branch:
+                    del self._open[key]
+                for family in list(self._families.values()):
+                    if family.let_go(key):
+                        del self._families[family.scope]
 
 
 def close(branch: Branch) -> None:
@@ -207,13 +208,10 @@ class Family:
             SessionBusy: somebody else is using it.  AmbiguousHistory: the list fits in more than one place.
             As Session.add.
         """
-        branch, found = self._chosen(messages, handle, time.monotonic() + timeout, timeout)
+        branch, found, cold = self._chosen(messages, handle, policy, timeout)
         try:
-            stop = branch.position(found.stands)
-            branched = found.stands < len(branch.said) or not self._mine(branch.record)
-            if branched:
-                branch = self._branch(branch, stop, policy)
-            cold = branched or branch.session is None
+            if self._parts(branch, found):
+                branch, cold = self._branch(branch, branch.position(found.stands), policy, timeout), True
             session = self._session(branch, policy, timeout)
             try:
                 place = session.position()
@@ -259,23 +257,45 @@ class Family:
             return {one.id for one in line.said[: line.consolidated] if one.id is not None}
 
     def let_go(self, session_id: str) -> bool:
-        """Forgets what is known of a session, which is then looked up again. Whether nothing else is known."""
-        return self._branches.pop(session_id, None) is not None and not self._branches
+        """Forgets what is known of a session, which is then looked up again. Whether no other one is open."""
+        known = self._branches.pop(session_id, None) is not None
+        return known and all(one.session is None for one in list(self._branches.values()))
 
     # Which session it is
 
     def _chosen(
-        self, messages: Sequence[Listed], handle: Handle | None, deadline: float, timeout: float
-    ) -> tuple[Branch, Fit]:
-        """The branch that the list continues, in the caller's hands, and where."""
+        self, messages: Sequence[Listed], handle: Handle | None, policy: SleepPolicy | None, timeout: float
+    ) -> tuple[Branch, Fit, bool]:
+        """The branch that the list continues, in the caller's hands; where; and whether its session had to be opened.
+
+        Whoever else is using it may write as long as it does so. When it is done the list may fit elsewhere.
+        """
+        deadline = time.monotonic() + timeout
         while True:
             with self._deciding:
                 branch, found = self._decide(messages, handle)
-                if branch.using.acquire(blocking=False):
-                    return branch, found
-            # Another call is using it. When it is done the list may fit elsewhere.
-            self._acquire(branch, deadline, timeout)
+                free = branch.using.acquire(blocking=False)
+            if not free:
+                self._acquire(branch, deadline, timeout)
+                branch.using.release()
+                continue
+            try:
+                cold, said = branch.session is None, branch.said
+                opened = self._session(branch, branch.policy if self._parts(branch, found) else policy, timeout)
+                opened.position()  # waits for other processes
+                with self._deciding:
+                    branch.refresh(self._archive)
+                if branch.said == said:
+                    return branch, found, cold
+                _park(branch)
+            except BaseException:
+                branch.using.release()
+                raise
             branch.using.release()
+
+    def _parts(self, branch: Branch, found: Fit) -> bool:
+        """Whether the list parts from the branch, or the branch is another thread's."""
+        return found.stands < len(branch.said) or not self._mine(branch.record)
 
     def _acquire(self, branch: Branch, deadline: float, timeout: float) -> None:
         if not branch.using.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -317,7 +337,13 @@ class Family:
         return found
 
     def _named(self, handle: Handle | None) -> Branch | None:
-        return None if handle is None else self._known(handle["session"])
+        """The session of a handle; where a rollback has given its thread to another one since then, that one."""
+        named = None if handle is None else self._known(handle["session"])
+        if named is None or self._mine(named.record):
+            return named
+        own = self._own()
+        origin = None if own is None else own.record.forked_from
+        return own if origin in {one.id for one in self._archive.snapshots(named.record.id)} else named
 
     def _own(self) -> Branch | None:
         record = self._archive.find(self.scope.thread)
@@ -351,29 +377,35 @@ class Family:
         record = self._archive.open_session(name, fingerprint=self._threads.memory.fingerprint, settings=settings)
         return self._of(record)
 
-    def _branch(self, source: Branch, stop: int, policy: SleepPolicy | None) -> Branch:
+    def _branch(self, source: Branch, stop: int, policy: SleepPolicy | None, timeout: float) -> Branch:
         """A branch of a session in the caller's hands, which stays in them instead of the session."""
         thread = self.scope.thread
         try:
             session = self._threads.memory.branch(
-                self._session(source, source.policy, 0.0),
+                self._session(source, source.policy, timeout),
                 stop,
                 _name(thread),
                 settings={BRANCH_OF: thread},
                 policy=policy,
+                timeout=timeout,
             )
             record = self._archive.session(session.id)
         except BaseException:
             if source.session is not None:
                 _park(source)
             raise
-        _park(source)
+        if self._mine(source.record):
+            _park(source)
+        else:
+            close(source)  # that thread has it open for itself
         branch = Branch(record, session, policy)
         branch.using.acquire()
         branch.refresh(self._archive)
         with self._deciding:
             self._branches[record.id] = branch
         source.using.release()
+        if source.session is not None:
+            self._threads.used(source)
         return branch
 
     def _session(self, branch: Branch, policy: SleepPolicy | None, timeout: float) -> Session:
@@ -401,7 +433,8 @@ def read(session: Session, messages: Sequence[Listed], answered: bool) -> None:
         As Session.add.
     """
     for place, one in enumerate(messages):
-        asked = answered and place == len(messages) - 1 and one.role in ("user", "tool")
+        follows = messages[place + 1].role == "assistant" if place + 1 < len(messages) else answered
+        asked = follows and one.role in ("user", "tool")  # so that it sleeps where it slept when it gave that answer
         if not one.calls:
             session.add(one.role, one.text, asked=asked, metadata=one.metadata())
             continue

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported. Child processes inherit it: a replay is bit-equal only with an equal number of threads.
-os.environ.update(
-    OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1"
-)
+os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
 
 import pytest
 import torch

@@ -150,4 +150,5 @@ def assert_whole(session: Session) -> None:
     state = session.state
     assert same(session.replay(), state)
     stream = [token for event in session.archive.events(session.id) for token in event.token_ids]
-    assert session.window.ids[session.pinned_tokens :] == stream[session.slept_on :]
+    place = session.position()
+    assert session.window.ids[place.pinned_tokens :] == stream[place.slept_on :]

@@ -14,7 +14,7 @@ from transformers import LogitsProcessor
 from agentsleep.chat import ChatFormat
 from agentsleep.errors import SettingsError
 from langchain_agentsleep.grammar.guide import Guide
-from langchain_agentsleep.grammar.rules import answer_rules, call_rules, silent_rules
+from langchain_agentsleep.grammar.rules import answer_rules, call_rules, either, silent_rules
 from langchain_agentsleep.grammar.vocabulary import vocabulary_of
 
 __all__ = ["ToolChoice", "forbidden_calls", "forced_calls", "guided", "json_answer"]
@@ -59,12 +59,18 @@ def forced_calls(
 
 
 def json_answer(
-    chat: ChatFormat, schema: Mapping[str, Any] | None = None, *, max_tokens: int | None
+    chat: ChatFormat,
+    schema: Mapping[str, Any] | None = None,
+    *,
+    tools: Sequence[Mapping[str, Any]] = (),
+    parallel: bool = False,
+    max_tokens: int | None,
 ) -> LogitsProcessor:
-    """A processor for one turn that answers in JSON.
+    """A processor for one turn that answers in JSON, or calls one of the tools on offer instead.
 
     Args:
         schema: a JSON schema; None for any object.
+        tools, parallel: as of :func:`forced_calls`; no tools: it answers.
         max_tokens: the turn's ``max_new_tokens``, see :class:`Guide`; None for a turn of any length.
 
     Raises:
@@ -72,8 +78,12 @@ def json_answer(
         SettingsError: too few tokens for any such answer.
     """
     vocabulary = vocabulary_of(chat)
-    asked = {"type": "object"} if schema is None else schema
-    return Guide(answer_rules(chat, asked, vocabulary), vocabulary, max_tokens)
+    asked: dict[str, Any] = {"type": "object"} if schema is None else dict(schema)
+    rules = answer_rules(chat, asked, vocabulary)
+    if tools:
+        functions = [_function(tool) for tool in tools]
+        rules = either(rules, call_rules(chat.call_form(), functions, parallel, vocabulary))
+    return Guide(rules, vocabulary, max_tokens)
 
 
 def forbidden_calls(chat: ChatFormat) -> LogitsProcessor | None:

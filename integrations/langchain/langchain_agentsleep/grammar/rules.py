@@ -72,6 +72,13 @@ def call_rules(form: CallForm, tools: Sequence[Mapping[str, Any]], several: bool
     return Rules("\n".join([start, f"call: {called}", *rules]), _closers(form.tags), 8 + jump)
 
 
+def either(one: Rules, other: Rules) -> Rules:
+    """A turn of either kind; the rules of the two have different names but for ``start``."""
+    grammars = [rules.grammar.replace("start:", f"turn_{place}:", 1) for place, rules in enumerate((one, other))]
+    closers = tuple(dict.fromkeys((*one.closers, *other.closers)))
+    return Rules("\n".join(["start: turn_0 | turn_1", *grammars]), closers, max(one.jump, other.jump))
+
+
 def _size(parts: Iterable[Piece]) -> int:
     return sum(len(part.encode()) if isinstance(part, str) else 1 for part in parts)
 

@@ -32,7 +32,8 @@ def prepared(schema: Any, what: str) -> Schema:
 
     * objects with ``properties`` and no word on others take no others,
     * numbers without bounds stay within ±(2^53 − 1), and so have no exponents that overflow,
-    * dates and times are such that Python reads them.
+    * dates and times are such that Python reads them,
+    * what it refers to as a whole, as pydantic writes a class that holds itself, stands in its place.
 
     Args:
         what: whose schema it is, for the message.
@@ -46,7 +47,10 @@ def prepared(schema: Any, what: str) -> Schema:
         plain = json.loads(json.dumps(dict(schema), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"the schema of {what} is not JSON: {error}") from error
-    found = _narrow(plain, closed=True)
+    found: Schema = _narrow(plain, closed=True)
+    name = str(found.get("$ref", "")).removeprefix("#/$defs/")
+    if isinstance(whole := found.get("$defs", {}).get(name), dict) and "$ref" not in whole:
+        found = {**whole, **{key: value for key, value in found.items() if key != "$ref"}}
     found.setdefault("$defs", {})[_ANY] = {
         "anyOf": [
             {"type": ["string", "boolean", "null"]},

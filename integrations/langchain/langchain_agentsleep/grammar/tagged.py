@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentsleep.chats import CallForm, Tags
-from agentsleep.chats.calls import typed, types_of
+from agentsleep.chats.calls import parameter_types, typed, types_of
 from agentsleep.errors import InputError
 from langchain_agentsleep.grammar.lark import json_value, pieces, words
 from langchain_agentsleep.grammar.schemas import Schema
@@ -61,7 +61,7 @@ class Tagged:
 
     def _values(self, key: str, schema: Any, name: str) -> Iterator[tuple[str, str]]:
         """What may stand in a tag up to the text behind it, and a rule of its own that it needs."""
-        kinds = types_of(self._parameters.get("properties", {}).get(key, {}), self._parameters)
+        kinds = parameter_types(self._parameters, key)
         leaves = list(self._leaves(schema)) if kinds else [{"type": "string"}]
         found = False
         for place, leaf in enumerate(leaves):

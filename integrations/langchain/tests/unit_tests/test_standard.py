@@ -11,14 +11,25 @@ from langchain_tests.unit_tests import ChatModelUnitTests
 from agentsleep.memory import SleepMemory
 from langchain_agentsleep import ChatSleep
 
-MEMORY = SleepMemory(archive=":memory:")
-
 
 class TestChatSleep(ChatModelUnitTests):
+    memory: SleepMemory
+
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def shipped(cls) -> Any:
+        with SleepMemory(archive=":memory:") as cls.memory:
+            yield
+
     @property
     def chat_model_class(self) -> type[BaseChatModel]:
         return ChatSleep
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"memory": MEMORY}
+        return {"memory": self.memory}
+
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        """The environment says where the archive of the default memory lies: see test_chat_model.py."""
+        return {"AGENTSLEEP_HOME": "/dev/null"}, self.chat_model_params, {"memory": self.memory}
