@@ -42,13 +42,16 @@ class OpenWindow(SleepingWindow):
             MessageTooLong: it would fill more windows than the policy allows.
         """
         ids = self._chat.message(role, text)
+        self._check_length(ids, role)
+        return ids
+
+    def _check_length(self, ids: Sequence[int], role: Role) -> None:
         most = self._policy.max_windows * self.empty
         if len(ids) > most:
             raise MessageTooLong(
                 f"a {role} message of {len(ids)} tokens would fill more than {self._policy.max_windows} windows "
                 f"({most} tokens); shorten it, or raise SleepPolicy(max_windows=...)"
             )
-        return ids
 
     def log(self, role: Role, text: str, ids: Sequence[int], **data: JSON) -> Event:
         """Logs a message, which :meth:`hear` is then to read."""
@@ -88,27 +91,53 @@ class OpenWindow(SleepingWindow):
         self._append(again)
 
     def speak(self, text: str, calls: Sequence[ToolCall], **more: JSON) -> None:
-        """Reads and logs a turn that another model wrote, in this one's format; calls one after the other."""
-        for call in calls:
-            self.repeat_turn(self._chat.call(call), cut=False, **more)
-        if not calls:
-            said = [*self._chat.prompt(), self._chat.end, *self._chat.close]
-            self.repeat_turn(self._chat.message("assistant", text) if text.strip() else said, cut=False, **more)
+        """Reads and logs a turn that another model wrote, in this one's format; calls one after the other.
 
-    def repeat_turn(self, ids: Sequence[int], *, cut: bool, **more: JSON) -> None:
+        Raises:
+            EmptyMessage, InputError: as :meth:`agentsleep.chat.ChatFormat.call`; nothing was read.
+            MessageTooLong: it would fill more windows than the policy allows.
+        """
+        turns: list[tuple[list[int], str, ToolCall | None]]
+        turns = [(ids, self._written(ids) or call.to_json(), call) for call in calls for ids in [self._chat.call(call)]]
+        if not turns:
+            blank = [*self._chat.prompt(), self._chat.end, *self._chat.close]
+            turns = [(self._chat.message("assistant", text) if text.strip() else blank, text, None)]
+        for ids, _text, _call in turns:
+            self._check_length(ids, "assistant")
+        for ids, said, call in turns:
+            data: dict[str, JSON] = {"generated": True}
+            if call is not None:
+                data |= {"said": "", "calls": [{"name": call.name, "arguments": dict(call.arguments)}]}
+            self.repeat_turn(ids, said, data | more)
+
+    def _written(self, ids: Sequence[int]) -> str:
+        """What a turn would say if the model had written it; empty for one that does not follow its prompt."""
+        prompt = self._chat.prompt()
+        return self._chat.text(ids[len(prompt) :]) if [*ids[: len(prompt)]] == prompt else ""
+
+    def repeat_turn(self, ids: Sequence[int], text: str | None, data: Mapping[str, JSON]) -> None:
         """Reads and logs a turn that was written before, as :meth:`write` would have read it: a sleep falls into it
         where the window is full.
 
         Args:
-            ids: its tokens, from the prompt to what closes it.  cut: the end was not written by the model.
-            more: for the log.
+            ids: its tokens, from the prompt to what closes it.
+            text, data: for the log.
         """
-        prompt, close = self._chat.prompt(), self._chat.close
-        written = [*ids[len(prompt) : len(ids) - len(close) - cut]]
+        ids, prompt, close = list(ids), self._chat.prompt(), self._chat.close
+        tail = len(close) + bool(data.get("cut"))  # an end that the model did not write
+        if ids[-len(close) - 1 :] != [self._chat.end, *close]:
+            tail = 1  # a format that ends this turn otherwise
+        body, rest = ids[len(prompt) : len(ids) - tail], ids[len(ids) - tail :]
         self._pending, self._turn_logged = [], False
-        feed(self, prompt, self.empty, self._pending_more)
-        feed(self, written, 0, self._pending_more)
-        self.end_turn(written, more=more)
+        feed(self, ids[: len(prompt)], self.empty, self._pending_more)
+        feed(self, body, 0, self._pending_more)
+        said = (*self._pending, *rest)
+        self._pending, self._turn_logged = [], False
+        event = NewEvent(
+            kind="tokens", role="assistant", token_ids=said, text=text, data=dict(data), created=self.dated
+        )
+        self._turn_event = self._append(event).seq
+        feed(self, rest, self.empty)
 
     def _pending_more(self, ids: Sequence[int]) -> None:
         self._pending += ids  # not the list's own method: a sleep puts another list in its place

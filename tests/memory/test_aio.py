@@ -87,9 +87,14 @@ class Held:
 
 def test_everything_public_has_its_async_form() -> None:
     """But for what does no work, or is a tool of the inside: ``session.sync`` has it."""
-    for ours, theirs, more in ((AsyncSession, Session, {"stream"}), (AsyncSleepMemory, SleepMemory, {"open", "run", "lend"})):
+    for ours, theirs, more in (
+        (AsyncSession, Session, {"stream"}),
+        (AsyncSleepMemory, SleepMemory, {"open", "run", "lend"}),
+    ):
         public = {name for name in dir(theirs) if not name.startswith("_")}
-        public -= {"fingerprint", "residents", "prober", "shared", "trial", "scratch"} if theirs is SleepMemory else set()
+        public -= (
+            {"fingerprint", "residents", "prober", "shared", "trial", "scratch"} if theirs is SleepMemory else set()
+        )
         here = {name for name in vars(ours) if not name.startswith("_")}
         assert here - more - {"sync"} == public
         assert more <= here

@@ -209,7 +209,6 @@ def test_calls_in_the_form_of_a_chat_template(family: str, tmp_path: Path) -> No
             assert branch.window.ids == session.window.ids
 
 
-@pytest.mark.xfail(reason="past.scratch.repeat reads a written turn again without its metadata")
 def test_a_turn_that_is_read_again_keeps_it(session: Session, memory: SleepMemory) -> None:
     session.add("user", FACT)
     session.generate(max_new_tokens=3, metadata=ABOUT)

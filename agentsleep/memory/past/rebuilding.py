@@ -66,6 +66,8 @@ def _place(event: Event) -> tuple[str, int] | None:
 
 
 def _say_again(session: Session, step: Step, source: dict[str, Any]) -> None:
+    if not isinstance(step, Slept) and "metadata" in step.event.data:
+        source = {**source, "metadata": step.event.data["metadata"]}
     with session.desk.using() as reading:
         reading.dated = step.created if isinstance(step, Slept) else step.event.created
         try:
@@ -84,7 +86,8 @@ def _say_again(session: Session, step: Step, source: dict[str, Any]) -> None:
                         reading.sleep_if_due()
                 case Spoken():
                     calls: Any = step.event.data.get("calls", ())
-                    reading.speak(step.event.text or "", [ToolCall(**call) for call in calls], **source)
+                    said: Any = step.event.data.get("said", step.event.text)
+                    reading.speak(said or "", [ToolCall(**call) for call in calls], **source)
                     reading.sleep_if_due()
                 case Slept():
                     reading.sleep(step.trigger, step.passes)

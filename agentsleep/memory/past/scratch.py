@@ -78,7 +78,7 @@ def repeat(session: Session, step: Step) -> None:
                     if not step.asked:
                         reading.sleep_if_due()
                 case Spoken():
-                    reading.repeat_turn(step.ids, cut=bool(step.event.data.get("cut")))
+                    reading.repeat_turn(step.ids, step.event.text, step.event.data)
                     reading.sleep_if_due()
                 case Slept():
                     reading.sleep(step.trigger, step.passes)

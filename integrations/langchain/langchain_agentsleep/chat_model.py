@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
@@ -21,7 +21,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import ConfigDict, Field
 
-from agentsleep.errors import SettingsError
+from agentsleep.errors import InputError, SettingsError
 from agentsleep.memory import AsyncSleepMemory, SleepMemory
 from langchain_agentsleep.choices import Asked, asked, choice_of
 from langchain_agentsleep.conversation import Conversation, Spoken
@@ -87,6 +87,16 @@ class ChatSleep(BaseChatModel):
         fields: dict[str, Any] = {"memory": SleepMemory() if memory is None else memory, **options}
         super().__init__(**fields)
 
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        memo = {} if memo is None else memo
+        memo |= {id(shared): shared for shared in (self.memory, self.__dict__.get("_awaited"))}
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        raise InputError(
+            "a ChatSleep cannot be pickled, since its model and archive are open here; make one in the other process"
+        )
+
     @property
     def _llm_type(self) -> str:
         return PROVIDER
@@ -98,11 +108,12 @@ class ChatSleep(BaseChatModel):
             "model": self.model_name,
             "fingerprint": self.memory.fingerprint[:12],
             "settings": repr(self.memory.backend.settings),
+            "policy": repr(self.memory.policy),
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
             "top_p": self.top_p,
             "seed": self.seed,
-            "stop": self.stop,
+            "default_stop": self.stop,  # under "stop" LangChain puts that of the call
             "generation": self.generation,
         }
 

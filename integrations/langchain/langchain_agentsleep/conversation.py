@@ -26,15 +26,19 @@ class Spoken:
     """A session that has read the list and is to answer.
 
     id: of the answer's message.  options: of :meth:`agentsleep.memory.Session.generate`.
+
+    Args:
+        close: tokens that the chat format has behind the end of a turn.
     """
 
-    def __init__(self, turn: Turn, kept: bool, options: dict[str, Any], model: str) -> None:
+    def __init__(self, turn: Turn, kept: bool, options: dict[str, Any], model: str, close: int) -> None:
         self.session, self.options = turn.session, options
         self.id = f"{MESSAGE_ID}{turn.session.id}-{uuid.uuid4().hex[:12]}"
         self.sleeps: list[SleepFinished] = []
         about: dict[str, JSON] = {"id": self.id}
         self.options["metadata"] = {METADATA: about}
         self._known, self._kept, self._model = turn.known, kept, model
+        self._close = close
 
     def message(self, answer: Answer) -> AIMessage:
         """The answer, and what it took."""
@@ -68,7 +72,8 @@ class Spoken:
 
     def _usage(self, answer: Answer, place: Position) -> UsageMetadata:
         """All that the answer rests on counts as input; what did not have to be read for it, as cached."""
-        read_so_far = max(0, place.tokens + place.pinned_tokens - answer.tokens)
+        closed = self._close + (not answer.finished)  # in the log, and not written by the model
+        read_so_far = max(0, place.tokens + place.pinned_tokens - answer.tokens - closed)
         return UsageMetadata(
             input_tokens=read_so_far,
             output_tokens=answer.tokens,
@@ -111,7 +116,7 @@ class Conversation:
         """
         options = self._options()
         with self._turn() as turn:
-            spoken = Spoken(turn, self._scope is not None, options, self._model)
+            spoken = Spoken(turn, self._scope is not None, options, self._model, len(self._memory.chat.close))
             spoken.sleeps = self._sleeps
             try:
                 yield spoken

@@ -66,7 +66,8 @@ class Erased:
 
     seqs: of the messages that were chosen, as they were.  count, states: of all messages and snapshots that went.
     threads: that were read again.
-    ids: by which LangChain knows the messages that went.  left: the same of those that are still there.
+    ids: by which LangChain knows the messages that went.  left: the same of those that are still there.  told: the same
+    of ``repeats``.
     texts: what is not to be found again, see :func:`plain`.
     repeats: messages of this thread that still say it, by their seqs now.  elsewhere: how many do in each other thread.
     out_of_reach: see :class:`agentsleep.memory.past.forgetting.Forgotten`.
@@ -78,6 +79,7 @@ class Erased:
     threads: tuple[str, ...]
     ids: frozenset[str]
     left: frozenset[str]
+    told: frozenset[str]
     texts: tuple[str, ...]
     repeats: tuple[Event, ...]
     elsewhere: dict[str, int]
@@ -128,12 +130,13 @@ def erase(
     now = {_mark(event): event for event in left}
     then = {event.seq: event for event in log}
     there = _ids([event for event in log if _mark(event) in now])
-    repeats, elsewhere = [], dict[str, int]()
+    repeats, told, elsewhere = [], [], dict[str, int]()
     for repeat in () if cascade else done.repeats:
         was = then.get(repeat.seq)
         still = now.get(_mark(was)) if was and (was.role, was.text) == (repeat.role, repeat.text) else None
-        if still is not None:
+        if was is not None and still is not None:
             repeats.append(still)
+            told.append(was)
         else:
             elsewhere[repeat.thread] = elsewhere.get(repeat.thread, 0) + 1
     return Erased(
@@ -143,6 +146,7 @@ def erase(
         threads=tuple(dict.fromkeys(threads)),
         ids=frozenset(_ids(log) - there),
         left=frozenset(there),
+        told=frozenset(_ids(told)),
         texts=tuple(plain(text) for text in [*texts, *(cut[:QUOTE] for cut in cuts)]),
         repeats=tuple(repeats),
         elsewhere=elsewhere,
@@ -171,11 +175,11 @@ def leaving(
     messages: Sequence[BaseMessage], erased: Erased, *, cascade: bool, calling: BaseMessage | None
 ) -> tuple[list[str], int]:
     """The ids of the messages that leave an agent's list, a call always with its results; and how many of those that
-    stay, and are not in the memory's log, repeat what is gone.
+    stay repeat what is gone, besides ``erased.repeats``.
 
     A message that the memory has not heard under its id goes if it says the same, or, with ``cascade``, repeats it.
     """
-    gone = {one.id for one in messages if one.id in erased.ids}
+    gone = {one.id for one in messages if one.id in erased.ids and one is not calling}
     for one in messages:
         if one.id not in gone and one.id not in erased.left and one is not calling:
             said = plain(one.text)
@@ -187,8 +191,8 @@ def leaving(
             pair = {one.id} | {m.id for m in messages if isinstance(m, ToolMessage) and m.tool_call_id in calls}
             if pair & gone:
                 gone |= pair
-    unheard = [one for one in messages if one.id not in gone and one.id not in erased.left]
-    held = sum(any(text in plain(one.text) for text in erased.texts) for one in unheard)
+    others = [one for one in messages if one.id not in gone and one.id not in erased.told]
+    held = sum(any(text in plain(one.text) for text in erased.texts) for one in others)
     return [one.id for one in messages if one.id in gone and one.id is not None], held
 
 
@@ -210,7 +214,7 @@ def report(erased: Erased, removed: int, held: int) -> str:
     for thread, count in erased.elsewhere.items():
         lines.append(f"Still repeated in thread {thread!r}: {count} messages.")
     if held:
-        lines.append(f"Still repeated in view, where the memory has not heard it: {held} messages.")
+        lines.append(f"Still repeated in view besides: {held} messages.")
     if erased.out_of_reach:
         lines.append(f"Out of reach: {'; '.join(erased.out_of_reach)}.")
     return "\n".join(lines)

@@ -13,13 +13,13 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from agentsleep.archive import Event, Scope
-from agentsleep.chat import Role
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.models.nap import NapConfig, NapForCausalLM
 from agentsleep.policy import SleepPolicy
 from agentsleep.state import FastWeights
 from agentsleep.tasks import rota
-from langchain_agentsleep import ChatSleep
+from langchain_agentsleep import ChatSleep, Handle
+from langchain_agentsleep.choices import Link
 from langchain_agentsleep.messages import Logged, logged
 
 NEVER = SleepPolicy(trigger=None)
@@ -92,14 +92,30 @@ def config(thread: str = "t", **more: str) -> RunnableConfig:
 
 
 def say(
-    chat: ChatSleep, messages: Sequence[BaseMessage], answer: str | None = None, thread: str = "t", **more: str
+    chat: ChatSleep,
+    messages: Sequence[BaseMessage],
+    answer: str | None = None,
+    thread: str = "t",
+    *,
+    handle: Handle | None = None,
+    **more: str,
 ) -> AIMessage:
-    """The model's answer to a list; with ``answer``, it is made to say that."""
-    options: dict[str, Any] = {}
+    """The model's answer to a list; with ``answer``, it is made to say that.
+
+    Args:
+        handle: as the agent's state has it.  more: of the config, such as ``user_id``.
+    """
+    options: dict[str, Any] = {} if handle is None else {"agentsleep": Link(handle=handle)}
     if answer is not None:
-        options = saying(chat.memory, answer)
+        options |= saying(chat.memory, answer)
         options["max_tokens"] = options.pop("max_new_tokens")
     return chat.invoke(list(messages), config(thread, **more), **options)
+
+
+def handle_in(answer: AIMessage) -> Handle:
+    """What an agent's state would keep of an answer."""
+    handle: Handle = answer.response_metadata["agentsleep"]
+    return handle
 
 
 def humans(*texts: str) -> list[BaseMessage]:
@@ -135,14 +151,6 @@ def heard(memory: SleepMemory, thread: str = "t", **whose: str) -> list[Logged]:
 def same(a: FastWeights, b: FastWeights) -> bool:
     """Bit-equal."""
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def truth(memory: SleepMemory, steps: Sequence[tuple[Role, str, bool]], system: str = "") -> Session:
-    """A session of its own that reads a conversation from nothing: role, text, and whether an answer was asked for."""
-    session = memory.session(f"truth {len(memory.sessions())}", system=system)
-    for role, text, asked in steps:
-        session.add(role, text, asked=asked)
-    return session
 
 
 def assert_whole(session: Session) -> None:

@@ -77,13 +77,13 @@ def test_snippets_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.M
         texts = {"python": [block.text], "diff": [side(block.text, mark) for mark in "-+"]}.get(block.language, [])
         for text in texts:
             # Empty lines before it, so that a traceback names the line of the page.
-            code = compile("\n" * (block.line - 1) + text, str(page), "exec")
+            code = compile("\n" * (block.line - 1) + text, str(page), "exec", dont_inherit=True)
             if block.runs:
                 exec(code, namespace)
             if block.language == "diff" and "memory_tools(" not in text:  # no fake model takes tools
                 thread = {"configurable": {"thread_id": f"{block.line} {hash(text)}"}}
                 told = {"messages": [("user", "bob hands over to alice .")]}
-                assert namespace["agent"].invoke(told, thread)["messages"][-1].content == "noted"
+                assert namespace["agent"].invoke(told, thread)["messages"][-1].content
 
 
 def test_the_readme_prints_what_it_says(
@@ -91,7 +91,7 @@ def test_the_readme_prints_what_it_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     code = next(block.text for block in blocks(README) if block.language == "python")
-    exec(compile(code, str(README), "exec"), {"__name__": "snippet"})
+    exec(compile(code, str(README), "exec", dont_inherit=True), {"__name__": "snippet"})
     said = re.search(r"It prints (.+):", prose(README))
     assert said is not None
     assert re.findall(r"`(.+?)`", said[1]) == capsys.readouterr().out.splitlines()

@@ -543,6 +543,22 @@ def test_cascade_reaches_what_the_agent_has_in_view(memory: SleepMemory) -> None
     assert names(memory) == ["t"]
 
 
+@pytest.mark.parametrize("cascade", [True, False])
+def test_a_call_that_repeats_what_it_forgets_stays_and_is_told_of(memory: SleepMemory, cascade: bool) -> None:
+    asked = calling("forget", messages=[0], cascade=cascade)
+    model = scripted(
+        AIMessage("noted"),
+        AIMessage(f"forgetting that {SECRET}", tool_calls=[asked], id="calling"),
+        AIMessage("gone"),
+    )
+    agent = listening(memory, model)
+    agent.invoke({"messages": [HumanMessage(SECRET)]}, config())
+    state = agent.invoke({"messages": [HumanMessage("forget that")]}, config())
+    assert [one.text for one in state["messages"]][:3] == ["noted", "forget that", f"forgetting that {SECRET}"]
+    assert_paired(state["messages"])
+    assert "Still repeated in view besides: 1 messages." in results(state["messages"])[0].text
+
+
 def test_a_memory_that_was_fed_by_hand_knows_no_ids(memory: SleepMemory) -> None:
     with memory.session("t") as session:
         session.add("user", SECRET)
@@ -554,7 +570,7 @@ def test_a_memory_that_was_fed_by_hand_knows_no_ids(memory: SleepMemory) -> None
     assert [one.text for one in state["messages"]][:2] == [f"mind that {SECRET}", FACTS[0]]
     told = results(state["messages"])[0].text
     assert "Removed from view: 1 messages" in told
-    assert "Still repeated in view, where the memory has not heard it: 1 messages." in told
+    assert "Still repeated in view besides: 1 messages." in told
 
 
 def test_the_state_names_the_session_and_a_model_cannot(memory: SleepMemory) -> None:
