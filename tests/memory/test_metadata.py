@@ -185,7 +185,7 @@ def test_only_the_assistant_calls(session: Session, role: Any) -> None:
     assert session.messages() == []
 
 
-@pytest.mark.parametrize("family", ["qwen3", "granite"])
+@pytest.mark.parametrize("family", ["qwen3", "granite", "qwen3_5", "nemotron", "falcon"])
 def test_calls_in_the_form_of_a_chat_template(family: str, tmp_path: Path) -> None:
     folder = tmp_path / family
     spoken = tokenizer(family)

@@ -50,6 +50,8 @@ class Arm(Protocol):
 
     name: str
     what: str
+    converses: bool
+    """Whether it is an agent, which can take turns."""
 
     def turn(self, text: str) -> list[BaseMessage]:
         """A turn of the agent in its one long conversation; returns what its list then holds."""
@@ -60,6 +62,8 @@ class Arm(Protocol):
 
 class Sleeping:
     """ChatSleep with SleepMiddleware: messages leave the list once they were slept on."""
+
+    converses = True
 
     def __init__(self, backend: Backend, table: Table, passes: int) -> None:
         self.name, self.what = f"sleep-{passes}", f"sleep, N = {passes}"
@@ -102,6 +106,8 @@ class Sleeping:
 class Stateless:
     """A plain chat model that is shown a view of the list, which itself is never cut."""
 
+    converses = True
+
     def __init__(self, name: str, what: str, model: PlainChat, table: Table, view: View) -> None:
         self.name, self.what, self.model, self.view = name, what, model, view
         self._list: list[BaseMessage] = []
@@ -124,7 +130,10 @@ class Stateless:
 
 
 class Chained(Stateless):
-    """Retrieval that knows the answer: what the window could do if nothing else were in it."""
+    """Retrieval that knows the answer: what the window could do if nothing else were in it. It is no agent, since what
+    a turn needs is known for questions alone."""
+
+    converses = False
 
     def __init__(self, model: PlainChat, table: Table) -> None:
         super().__init__("facts-alone", "the needed facts alone", model, table, whole)
@@ -142,6 +151,8 @@ class Chained(Stateless):
 
 class Summarising:
     """A plain chat model behind SummarizationMiddleware."""
+
+    converses = True
 
     def __init__(self, name: str, what: str, model: PlainChat, table: Table, notes: Notes) -> None:
         self.name, self.what, self.model, self.notes = name, what, model, notes

@@ -76,11 +76,29 @@ def _show(out: Console, document: dict[str, Any]) -> None:
     costs = Table(title=f"{document['turns']} turns of an agent with a tool: means a turn, ms: median")
     costs.add_column("agent")
     ends = document["costs"][0]["ends"]
-    for title in ("ms", "ratio", "wake", "sleep", "probe", "tokens", f"wake, first {ends}", f"last {ends}", "messages"):
+    for title in (
+        "ms",
+        "ratio",
+        "mean ms",
+        "wake",
+        "sleep",
+        "probe",
+        "tokens",
+        f"wake, first {ends}",
+        f"last {ends}",
+        "messages",
+    ):
         costs.add_column(title, justify="right")
     for row in document["costs"]:
         read = [f"{row[key]:.1f}" for key in ("wake_tokens", "sleep_tokens", "probe_tokens", "tokens", "first", "last")]
-        costs.add_row(what[row["arm"]], f"{row['ms']:.1f}", f"{row['ratio']:.2f}", *read, f"{row['listed']}")
+        costs.add_row(
+            what[row["arm"]],
+            f"{row['ms']:.1f}",
+            f"{row['ratio']:.2f}",
+            f"{row['mean_ms']:.1f}",
+            *read,
+            f"{row['listed']}",
+        )
     out.print(costs)
     for row in document["bars"]:
         within = "" if row["interval"] is None else f" ({row['interval'][0]:+.3f} to {row['interval'][1]:+.3f})"

@@ -120,6 +120,7 @@ def bench_agent(
             "it was never taught to summarise",
             "the list of an arm without sleep is read anew in every call of the model; a cache of prefixes would spare "
             "full context most of it, and keep keys and values of the whole list instead",
+            "ms of the arms that sleep include their archive, an SQLite database in memory; the others have none",
         ],
     }
 
@@ -186,6 +187,7 @@ def _taking(
     report: Callable[[float], None],
 ) -> list[Took]:
     took = []
+    ways = [way for way in ways if way.converses]
     with Meter(memory.backend, memory.chat).counting() as meter:
         for step in long_run(seed, turns):
             table.episode = step.episode

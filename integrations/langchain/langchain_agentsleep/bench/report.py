@@ -34,7 +34,7 @@ def accuracy_rows(asked: Sequence[Asked]) -> list[Row]:
 
 
 def cost_rows(took: Sequence[Took]) -> list[Row]:
-    """A row for each arm: ``ms``, the median of its turns, and ``ratio`` to the first arm that trims; means a turn of
+    """A row for each arm: ``ms``, the median of its turns, ``ratio``, that over trimming's, and ``mean_ms``; means a turn of
     ``wake_tokens``, ``sleep_tokens``, ``probe_tokens`` and ``tokens``, their sum; ``first`` and ``last``, wake tokens a
     turn at both ends of the run (``ends`` turns each), and their ``growth``; ``listed``, messages in the list at the
     end."""
@@ -47,6 +47,7 @@ def cost_rows(took: Sequence[Took]) -> list[Row]:
             {
                 "arm": arm,
                 "ms": 1000 * median(one.seconds for one in mine),
+                "mean_ms": 1000 * fmean(one.seconds for one in mine),
                 "wake_tokens": fmean(one.tokens.wake for one in mine),
                 "sleep_tokens": fmean(one.tokens.sleep for one in mine),
                 "probe_tokens": fmean(one.tokens.probe for one in mine),
