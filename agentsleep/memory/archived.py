@@ -27,7 +27,7 @@ class Archived:
         self.archive = shared.archive.user(record.scope.tenant, record.scope.user)
         """The user's part of the archive."""
         self.desk = desk
-        self._shared, self._archive = shared, self.archive
+        self.shared, self._archive = shared, self.archive
 
     def history(self) -> list[Snapshot]:
         """All snapshots that the head descends from, oldest first, itself included."""
@@ -97,11 +97,11 @@ class Archived:
                 self._check_mine(snapshot)
         if start and stop and start.span[1] > stop.span[1]:
             raise InputError(f"snapshot {stop.id} comes before {start.id}; give them in the order of history()")
-        with self._shared.queue:
-            opened = state_at(self._shared, self._archive, start, log) if start else None
+        with self.shared.queue:
+            opened = state_at(self.shared, self._archive, start, log) if start else None
             log = log[: stop.span[1]] if stop else log
             place = start.span[1] if start else 0
-            return replay(self._shared.backend, log, opened, place, passes=passes, rounds=rounds)
+            return replay(self.shared.backend, log, opened, place, passes=passes, rounds=rounds)
 
     def state_of(self, snapshot: Snapshot) -> FastWeights:
         """The state of a snapshot of this session: as it is stored, or computed from the log if it was pruned.
@@ -111,8 +111,8 @@ class Archived:
         """
         self._check_mine(snapshot)
         log = self._archive.events(self.id, 0, snapshot.span[1])
-        with self._shared.queue:
-            return state_at(self._shared, self._archive, snapshot, log)
+        with self.shared.queue:
+            return state_at(self.shared, self._archive, snapshot, log)
 
     def diff(self, old: Snapshot, new: Snapshot | None = None) -> StateDiff:
         """What has changed between two snapshots, by layer and head; ``new`` is the head by default."""
@@ -138,7 +138,7 @@ class Archived:
             ArchiveDamaged: the log is damaged too.
         """
         self.desk.renew()
-        return recover(self._shared, self._archive, self.id)
+        return recover(self.shared, self._archive, self.id)
 
     def _check_mine(self, snapshot: Snapshot) -> None:
         if snapshot.id not in {one.id for one in self.history()}:

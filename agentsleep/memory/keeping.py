@@ -212,7 +212,8 @@ class Keeper:
         thread equals one that never read them. An error or a crash leaves all as it was.
 
         Args:
-            where: an open session, or the name of a thread; None forgets the whole user.
+            where: an open session, whose policy then holds for what is read again, or the name of a thread; None
+                forgets the whole user.
             messages: seqs of messages, as :meth:`Session.messages` tells them; neither these nor ``span``: the thread.
             user, tenant: whose thread it is, where ``where`` is no session.
             span: all messages with start ≤ seq < stop.
@@ -242,7 +243,7 @@ class Keeper:
             return forget(self.shared, archive, record.id, seqs, **options)
         with where.desk.using():
             where.desk.renew()
-            return forget(self.shared, archive, record.id, seqs, held=(where.id,), **options)
+            return forget(where.shared, archive, record.id, seqs, held=(where.id,), **options)
 
     def rebuild(
         self,

@@ -69,7 +69,7 @@ def main() -> None:
                 print(f"recall({QUESTION!r}) returns:\n  " + one.text.replace("\n", "\n  "))
                 assert "answers: dave" in one.text, "dave was expected: is the memory empty?"
                 break
-        print(f"the list after it: {[one.text for one in agent.get_state(CONFIG).values['messages']]}")
+        print(f"{len(agent.get_state(CONFIG).values['messages'])} messages in the list")
 
 
 if __name__ == "__main__":

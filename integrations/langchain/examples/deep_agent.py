@@ -41,7 +41,7 @@ def main() -> None:
             print(f"{text:<28} {last.content!r:<9} {last.usage_metadata['input_tokens']} tokens, {known} of them known")
             assert bool(known) == (text != FACTS[0]), "what was read before was read again"
         print(f"its checkpoint holds: {', '.join(sorted(agent.get_state(CONFIG).values))}")
-        print(f"its tools: {', '.join(sorted(agent.nodes['tools'].bound.tools_by_name))}")
+        print(f"its graph: {', '.join(sorted(agent.nodes))}")
         assert said["messages"][-1].content == "alice"
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from langchain.agents import create_agent
+from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.sqlite import SqliteSaver
 
@@ -51,13 +52,13 @@ def main(folder: Path, *, hangs: bool) -> None:
         )
         if hangs:
             for person in ROTA:
-                show(agent.invoke({"messages": [("user", f"look up {person} .")]}, CONFIG))
+                show(agent.invoke({"messages": [HumanMessage(f"look up {person} .")]}, CONFIG))
             return
         show(agent.invoke(None, CONFIG))  # no new message: the turn that was killed goes on
         listed = " ".join(str(one.content) for one in agent.get_state(CONFIG).values["messages"])
         for hops, person, answer in ((1, "bob", "alice"), (2, "bob", "dave"), (1, LAST, "bob")):
             assert f"{person} hands over" not in listed  # the list cannot tell
-            said = agent.invoke({"messages": [("user", f"who comes {hops} after {person} ?")]}, CONFIG)
+            said = agent.invoke({"messages": [HumanMessage(f"who comes {hops} after {person} ?")]}, CONFIG)
             show(said)
             assert said["messages"][-1].content == answer, f"{answer} was expected: is the memory empty?"
 

@@ -8,7 +8,12 @@ from functools import cached_property
 from operator import itemgetter
 from typing import Any, Literal, Self
 
-from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.callbacks import (
+    AsyncCallbackManager,
+    AsyncCallbackManagerForLLMRun,
+    CallbackManager,
+    CallbackManagerForLLMRun,
+)
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
@@ -26,7 +31,7 @@ from agentsleep.memory import AsyncSleepMemory, SleepMemory
 from langchain_agentsleep.choices import Asked, asked, choice_of
 from langchain_agentsleep.conversation import Conversation, Spoken
 from langchain_agentsleep.counting import count_messages
-from langchain_agentsleep.events import Tell, async_teller, teller, within
+from langchain_agentsleep.events import Tell, astreamed, async_teller, identified, running, streamed, teller, within
 from langchain_agentsleep.messages import listed
 from langchain_agentsleep.scopes import scope_of
 from langchain_agentsleep.threads import threads_of
@@ -184,14 +189,14 @@ class ChatSleep(BaseChatModel):
             strict: every answer is strict; given for the sake of other models' callers.
 
         Raises:
-            SettingsError: an unknown method.
+            SettingsError: an unknown method, or an option that is not known.
         """
-        if method == "function_calling":
-            return super().with_structured_output(schema, include_raw=include_raw, **kwargs)
-        if method not in ("json_schema", "json_mode"):
-            raise SettingsError(f"method is {method!r}; use function_calling, json_schema or json_mode")
         if kwargs:
             raise SettingsError(f"with_structured_output does not know {', '.join(kwargs)}")
+        if method == "function_calling":
+            return super().with_structured_output(schema, include_raw=include_raw)
+        if method not in ("json_schema", "json_mode"):
+            raise SettingsError(f"method is {method!r}; use function_calling, json_schema or json_mode")
         form: dict[str, Any] = {"type": "json_object"}
         if method == "json_schema":
             plain = convert_to_json_schema(schema)
@@ -253,7 +258,8 @@ class ChatSleep(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         """The answer as it is written."""
-        return super().stream(input, config, stop=stop, **self._scoped(config, kwargs))
+        config, told = identified(config, self.callbacks, CallbackManager)
+        return streamed(super().stream(input, config, stop=stop, **self._scoped(config, kwargs)), told)
 
     def astream(
         self,
@@ -264,7 +270,20 @@ class ChatSleep(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         """The answer as it is written."""
-        return super().astream(input, config, stop=stop, **self._scoped(config, kwargs))
+        config, told = identified(config, self.callbacks, AsyncCallbackManager)
+        return astreamed(super().astream(input, config, stop=stop, **self._scoped(config, kwargs)), told)
+
+    def _generate_with_cache(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        with running(within(run_manager)):
+            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
+
+    async def _agenerate_with_cache(
+        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
+    ) -> ChatResult:
+        with running(within(run_manager)):
+            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
 
     def _scoped(self, config: RunnableConfig | None, options: Mapping[str, Any]) -> dict[str, Any]:
         scope = scope_of(ensure_config(config), self.user, self.tenant)

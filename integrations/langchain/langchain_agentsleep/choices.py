@@ -48,8 +48,10 @@ def asked(options: Mapping[str, Any], stop: Sequence[str] | None) -> Asked:
         SettingsError: a choice of a tool that is not on offer, or a response format that is none.
     """
     rest = {name: value for name, value in options.items() if name not in _IDLE}
-    tools = tuple(rest.pop("tools", None) or ())
-    names = [tool["function"]["name"] for tool in tools]
+    tools = rest.pop("tools", None) or ()
+    if not isinstance(tools, (list, tuple)):
+        raise SettingsError(f"tools is {tools!r:.80}; give a list of tools, best by bind_tools")
+    names = [_name(tool) for tool in tools]
     choice = choice_of(rest.pop("tool_choice", None), names)
     parallel = rest.pop("parallel_tool_calls", None)
     schema = _schema(rest.pop("response_format", None))
@@ -61,7 +63,7 @@ def asked(options: Mapping[str, Any], stop: Sequence[str] | None) -> Asked:
         rest["max_new_tokens"] = most
     if stop:
         rest["stop_strings"] = list(stop)
-    return Asked(tools=tools, choice=choice, parallel=bool(parallel), schema=schema, link=link, options=rest)
+    return Asked(tools=tuple(tools), choice=choice, parallel=bool(parallel), schema=schema, link=link, options=rest)
 
 
 def choice_of(choice: Any, names: Sequence[str]) -> str:
@@ -70,13 +72,16 @@ def choice_of(choice: Any, names: Sequence[str]) -> str:
     Raises:
         SettingsError: it is none, or names a tool that is not on offer.
     """
-    if choice is None or choice is False or choice == AUTO:
-        return AUTO
+    given = choice
     if isinstance(choice, Mapping):
         if choice.get("type") in (AUTO, NONE, ANY, "required"):
             choice = choice["type"]
         else:
-            choice = (choice.get("function") or choice).get("name")
+            function = choice.get("function", choice)
+            choice = function.get("name") if isinstance(function, Mapping) else function
+            choice = given if choice is None else choice
+    if choice is None or choice is False or choice == AUTO:
+        return AUTO
     if choice == NONE:
         return NONE
     if choice is True or choice in (ANY, "required"):
@@ -84,8 +89,17 @@ def choice_of(choice: Any, names: Sequence[str]) -> str:
             raise SettingsError("tool_choice asks for a call, but no tools are bound; give bind_tools some")
         return ANY
     if choice not in names:
-        raise SettingsError(f"tool_choice is {choice!r}; use auto, none, any, or one of the tools: {', '.join(names)}")
+        raise SettingsError(f"tool_choice is {given!r}; use auto, none, any, or one of the tools: {', '.join(names)}")
     return str(choice)
+
+
+def _name(tool: Any) -> str:
+    match tool:
+        case {"function": {"name": str(name)}}:
+            return name
+    raise SettingsError(
+        f'{tool!r:.80} is no tool; offer tools by bind_tools, or give {{"type": "function", "function": {{"name": ...}}}}'
+    )
 
 
 def _schema(form: Any) -> Mapping[str, Any] | None:

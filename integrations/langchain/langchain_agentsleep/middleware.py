@@ -11,7 +11,7 @@ from langchain.agents.middleware.types import (
     AgentState,
     ModelRequest,
     ModelResponse,
-    PrivateStateAttr,
+    OmitFromOutput,
 )
 from langchain_core.messages import AIMessage, AnyMessage, BaseMessage
 from langchain_core.messages.utils import count_tokens_approximately
@@ -38,9 +38,10 @@ When = Literal["now", "later"]
 
 
 class SleepState(AgentState[Any]):
-    """An agent's state. agentsleep: where its memory stands; tensors have no place here."""
+    """An agent's state. agentsleep: where its memory stands; tensors have no place here. It may be put in, so that a
+    thread can be copied: ``graph.update_state(new_config, old_state.values)``."""
 
-    agentsleep: NotRequired[Annotated[Handle | None, PrivateStateAttr]]
+    agentsleep: NotRequired[Annotated[Handle | None, OmitFromOutput]]
 
 
 class SleepMiddleware(AgentMiddleware[SleepState, Any, Any]):

@@ -227,7 +227,7 @@ class Family:
             self._threads.used(branch)
 
     @contextmanager
-    def use(self, handle: Handle | None, timeout: float, policy: SleepPolicy | None = None) -> Iterator[Session | None]:
+    def use(self, handle: Handle | None, timeout: float) -> Iterator[Session | None]:
         """The session that a handle names, or the thread's own, in the caller's hands; None if there is none."""
         deadline = time.monotonic() + timeout
         branch = self._named(handle) or self._own()
@@ -236,7 +236,7 @@ class Family:
             return
         self._acquire(branch, deadline, timeout)
         try:
-            session = self._session(branch, policy, timeout)
+            session = self._session(branch, branch.policy, timeout)
             try:
                 yield session
             finally:

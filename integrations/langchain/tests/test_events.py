@@ -90,6 +90,18 @@ async def test_streams_of_events_show_it(memory: SleepMemory) -> None:
     assert {event["run_id"] for event in events if event["event"] == "on_custom_event"} == {end["run_id"]}
 
 
+async def test_a_model_that_is_invoked_by_what_streams_shows_it(memory: SleepMemory) -> None:
+    chat = ChatSleep(memory, max_tokens=2)
+
+    async def node(said: list[BaseMessage]) -> str:
+        return (await chat.ainvoke(said)).text
+
+    events = [event async for event in RunnableLambda(node).astream_events(LONG, config(), version="v2")]
+    told = [event for event in events if event["event"] == "on_custom_event"]
+    model = next(event for event in events if event["event"] == "on_chat_model_end")
+    assert [(event["name"], event["run_id"]) for event in told] == [(name, model["run_id"]) for name in NAMES]
+
+
 async def test_chains_show_it(memory: SleepMemory) -> None:
     chain = RunnableLambda(lambda said: said) | ChatSleep(memory, max_tokens=2)
     events = [event async for event in chain.astream_events(LONG, config(), version="v2")]

@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "examples"
 SAID = {
     "api_model.py": ["The memory answers: dave", "bob hands over to alice ."],
     "between_tasks.py": ["worker: ", "the night", "deep sleep", "who comes 2 after bob ? dave"],
-    "deep_agent.py": ["0 of them known", "'alice'", "its checkpoint holds: ", "its tools: "],
+    "deep_agent.py": ["0 of them known", "'alice'", "its checkpoint holds: ", "its graph: "],
     "killed_and_resumed.py": ["in the tool", "killed with SIGKILL", "noted", "alice", "dave", "bob"],
     "prebuilt_react_agent.py": ["sleeps so far: 0", "sleeps so far: 1"],
     "several_users.py": ["ada's threads: ['ada/rota']", "ben's threads: ['ben/rota']"],

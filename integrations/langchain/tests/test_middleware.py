@@ -453,13 +453,12 @@ def test_sleeps_are_told_to_callback_handlers(memory: SleepMemory) -> None:
 
 async def test_sleeps_are_among_the_events_of_a_run(memory: SleepMemory) -> None:
     agent = agent_of(Actor(memory), SleepMiddleware(memory), saver=InMemorySaver())
-    long = HumanMessage(" ".join(FACTS))
+    long = HumanMessage(" ".join(FACTS * 3))
     events = [e async for e in agent.astream_events({"messages": [long]}, config(), version="v2")]
     model = next(e["run_id"] for e in events if e["event"] == "on_chat_model_start")
     root = events[0]["run_id"]
     sleeps = [e for e in events if e["event"] == "on_custom_event"]
     assert [e["name"] for e in sleeps] == ["sleep_started", "sleep_finished"] * (len(sleeps) // 2)
-    print(model, [(e["run_id"], e["data"]["trigger"], e["parent_ids"]) for e in sleeps])
     within = [e for e in sleeps if e["run_id"] == model]
     assert {e["data"]["trigger"] for e in within} == {"overflow"}
     assert {e["data"]["trigger"] for e in sleeps[len(within) :]} == {"asked"}

@@ -573,6 +573,18 @@ def test_a_memory_that_was_fed_by_hand_knows_no_ids(memory: SleepMemory) -> None
     assert "Still repeated in view besides: 1 messages." in told
 
 
+def test_a_result_that_the_memory_never_heard_leaves_with_its_call(memory: SleepMemory) -> None:
+    with memory.session("t") as session:
+        session.add("user", SECRET)
+        session.add("user", FACTS[0])
+    model = scripted(AIMessage("", tool_calls=[calling("forget", messages=[0], cascade=True)]), AIMessage("gone"))
+    agent = create_agent(model, list(tools_of(memory).values()))
+    pair = [AIMessage("", tool_calls=[calling("look", "l")]), ToolMessage(f"I see {SECRET}", tool_call_id="l")]
+    state = agent.invoke({"messages": [HumanMessage(FACTS[0]), *pair, HumanMessage("forget it")]}, config())
+    assert [one.text for one in state["messages"]][:2] == [FACTS[0], "forget it"]
+    assert_paired(state["messages"])
+
+
 def test_the_state_names_the_session_and_a_model_cannot(memory: SleepMemory) -> None:
     hear(memory, HumanMessage(FACTS[0]))
     with memory.session("t") as session:

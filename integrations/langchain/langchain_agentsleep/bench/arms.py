@@ -33,13 +33,15 @@ _RUN: RunnableConfig = {"configurable": {"thread_id": "run"}}
 
 
 class Table:
-    """What the tool knows at present."""
+    """What the tool knows at present, and how often it was called."""
 
     def __init__(self) -> None:
         self.episode: rota.Episode | None = None
+        self.calls = 0
 
     def look_up(self, person: str) -> str:
         """Tells to whom a person on the rota hands over."""
+        self.calls += 1
         if self.episode is None or person not in self.episode.cycle:
             return rota.UNKNOWN
         return rota.fact(person, self.episode.successor(person))

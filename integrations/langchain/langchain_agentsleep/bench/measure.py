@@ -18,7 +18,7 @@ from agentsleep.reproduce.document import machine
 from agentsleep.sleep import check_depth
 from agentsleep.tasks import rota
 from langchain_agentsleep.bench.arms import REPLY, WIDE, Arm, Table, arms
-from langchain_agentsleep.bench.dialogues import Dialogue, draw, long_run
+from langchain_agentsleep.bench.dialogues import Dialogue, Kind, draw, long_run
 from langchain_agentsleep.bench.meter import Meter, Tokens
 from langchain_agentsleep.bench.report import accuracy_rows, bars, cost_rows
 
@@ -38,12 +38,15 @@ class Asked:
 
 @dataclass(frozen=True)
 class Took:
-    """A turn of the long run: its seconds, what went through the network, and how many messages the list then held."""
+    """A turn of the long run: its seconds, what went through the network, how often the tool was called, and how many
+    messages the list then held."""
 
     arm: str
     number: int
+    kind: Kind
     seconds: float
     tokens: Tokens
+    calls: int
     listed: int
 
 
@@ -193,9 +196,10 @@ def _taking(
             table.episode = step.episode
             first = step.number % len(ways)
             for way in (*ways[first:], *ways[:first]):
-                before, began = meter.tokens, time.perf_counter()
+                before, calls, began = meter.tokens, table.calls, time.perf_counter()
                 listed = len(way.turn(step.text))
                 seconds = time.perf_counter() - began
-                took.append(Took(way.name, step.number, seconds, meter.tokens - before, listed))
+                read, called = meter.tokens - before, table.calls - calls
+                took.append(Took(way.name, step.number, step.kind, seconds, read, called, listed))
             report((step.number + 1) / turns)
     return took

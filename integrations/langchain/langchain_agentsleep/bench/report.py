@@ -34,10 +34,13 @@ def accuracy_rows(asked: Sequence[Asked]) -> list[Row]:
 
 
 def cost_rows(took: Sequence[Took]) -> list[Row]:
-    """A row for each arm: ``ms``, the median of its turns, ``ratio``, that over trimming's, and ``mean_ms``; means a turn of
-    ``wake_tokens``, ``sleep_tokens``, ``probe_tokens`` and ``tokens``, their sum; ``first`` and ``last``, wake tokens a
-    turn at both ends of the run (``ends`` turns each), and their ``growth``; ``listed``, messages in the list at the
-    end."""
+    """A row for each arm.
+
+    ``ms``, the median of its turns, ``ratio``, that over trimming's, and ``mean_ms``; means a turn of ``wake_tokens``,
+    ``sleep_tokens``, ``probe_tokens`` and of ``tokens``, their sum; ``first`` and ``last``, wake tokens a turn at both
+    ends of the run (``ends`` turns each), and their ``growth``; ``calls`` of the tool, for each turn in which a look-up
+    was asked for; ``listed``, messages in the list at the end.
+    """
     rows: list[Row] = []
     for arm in dict.fromkeys(one.arm for one in took):
         mine = sorted((one for one in took if one.arm == arm), key=lambda one: one.number)
@@ -57,11 +60,17 @@ def cost_rows(took: Sequence[Took]) -> list[Row]:
                 "first": first,
                 "last": last,
                 "growth": last / first,
+                "calls": _calls(mine),
                 "listed": mine[-1].listed,
             }
         )
     plain = next(row["ms"] for row in rows if row["arm"] == "trim")
     return [row | {"ratio": row["ms"] / plain} for row in rows]
+
+
+def _calls(took: Sequence[Took]) -> float | None:
+    wanted = sum(one.kind == "look-up" for one in took)
+    return sum(one.calls for one in took) / wanted if wanted else None
 
 
 def bars(asked: Sequence[Asked], costs: Sequence[Row], passes: int) -> list[Row]:
@@ -88,10 +97,8 @@ def bars(asked: Sequence[Asked], costs: Sequence[Row], passes: int) -> list[Row]
             }
         )
     growth = next(row["growth"] for row in costs if row["arm"] == sleep)
-    need = f"{1 / FLAT:.2f} to {FLAT:.2f}"
-    flat = 1 / FLAT <= growth <= FLAT
-    name = f"{sleep}, wake tokens a turn, end over beginning"
-    return [*found, {"bar": name, "value": growth, "interval": None, "need": need, "passed": flat}]
+    name, need = f"{sleep}, wake tokens a turn, end over beginning", f"at most {FLAT:.2f}"
+    return [*found, {"bar": name, "value": growth, "interval": None, "need": need, "passed": growth <= FLAT}]
 
 
 def _hits(asked: Sequence[Asked], arm: str, depth: int) -> tuple[list[float], list[int]]:

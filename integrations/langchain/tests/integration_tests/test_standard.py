@@ -3,6 +3,8 @@ their reasons, in docs/standard-tests.md."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -91,3 +93,38 @@ class TestChatSleep(ChatModelIntegrationTests):
     @beyond("the model has to follow an instruction: the keys of the object are told in words only")
     def test_json_mode(self, model: BaseChatModel) -> None:
         super().test_json_mode(model)
+
+
+# What is told of it
+
+PAGE = Path(__file__).parents[2] / "docs" / "standard-tests.md"
+
+
+def listed(title: str) -> dict[str, str]:
+    """A table of the page: tests and their reasons."""
+    section = PAGE.read_text().split(f"## {title}\n")[1].split("\n## ")[0]
+    return dict(re.findall(r"^\| `(test_\w+)` \| (.+) \|$", section, re.MULTILINE))
+
+
+def test_the_page_lists_what_is_expected_to_fail() -> None:
+    marks = {
+        name: mark.kwargs["reason"]
+        for name, test in vars(TestChatSleep).items()
+        for mark in getattr(test, "pytestmark", ())
+        if mark.name in ("skip", "skipif", "xfail")
+    }
+    assert listed("Expected to fail") == marks
+
+
+def test_the_page_lists_what_is_skipped(request: pytest.FixtureRequest) -> None:
+    """In this run, of what has run: this test comes last in its file, and the unit tests' file has one of its own."""
+    reporter = request.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    ran = {kind: {_name(report) for report in reporter.stats.get(kind, [])} for kind in ("skipped", "passed", "xfailed")}
+    expected = set(listed("Skipped"))
+    assert ran["skipped"] <= expected
+    assert not expected & (ran["passed"] | ran["xfailed"])
+
+
+def _name(report: Any) -> str:
+    return str(report.nodeid).rsplit("::", 1)[-1].split("[")[0]
