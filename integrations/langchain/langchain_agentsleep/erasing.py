@@ -179,7 +179,7 @@ def leaving(
 
     A message that the memory has not heard under its id goes if it says the same, or, with ``cascade``, repeats it.
     """
-    gone = {one.id for one in messages if one.id in erased.ids and one is not calling}
+    gone: set[str | None] = {one.id for one in messages if one.id in erased.ids and one is not calling}
     for one in messages:
         if one.id not in gone and one.id not in erased.left and one is not calling:
             said = plain(one.text)

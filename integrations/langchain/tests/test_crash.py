@@ -27,7 +27,7 @@ from langchain_agentsleep import SleepMiddleware
 
 ROOT = Path(__file__).parents[1]
 TALK = [FACTS[0], LOOK, FACTS[1]]
-PUTS = 26
+PUTS = 21
 """Checkpoints of an undisturbed run, see :func:`test_an_undisturbed_run`."""
 Tell = Callable[[int, str], None]
 
@@ -42,9 +42,9 @@ def drive(agent: Any, thread: str, done: int, durability: Any, tell: Tell) -> No
     """Goes on where a crash has left a conversation: a run that had begun is done to its end; one that had not begins
     again, with the message's own id."""
     for number in range(done, len(TALK)):
-        resume = number == done and agent.get_state(config(thread)).next
-        said = None if resume else {"messages": [HumanMessage(TALK[number], id=f"{thread} {number}")]}
-        found = agent.invoke(said, config(thread), durability=durability)
+        state, said = agent.get_state(config(thread)), HumanMessage(TALK[number], id=f"{thread} {number}")
+        begun = state.next or said.id in [one.id for one in state.values.get("messages", [])]
+        found = agent.invoke(None if begun else {"messages": [said]}, config(thread), durability=durability)
         tell(number, found["messages"][-1].text)
 
 
