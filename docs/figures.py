@@ -23,6 +23,7 @@ from agentsleep.reproduce.plan import load_table, table_names
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
 RECORD = ROOT / "agentsleep" / "assets" / "nap-mini" / "record.json"
+FOLDERS = ("docs", "integrations/langchain/docs")
 BLOCK = re.compile(r"(<!-- figures:(?P<name>[a-z0-9-]+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 Document = Mapping[str, Any]
@@ -217,6 +218,60 @@ def ops(evidence: Path) -> str:
     return f"{grid(['rule', 'mode', 'B', 'T', 'tokens/s', 'ratio'], rows)}\n\n`{command}`{threads}.{against}"
 
 
+def agent(evidence: Path) -> str:
+    """What agents on one model and window remember, and what they read, whoever wins."""
+    measured = load(evidence / "bench-agent.json")
+    if measured is None:
+        return unmeasured("agentsleep bench agent --json")
+    what = {one["arm"]: one["what"] for one in measured["arms"]}
+    cells = {(row["arm"], row["depth"]): rate(row["accuracy"], row["interval"]) for row in measured["accuracy"]}
+    depths = measured["depths"]
+    known = [[name, *(cells[arm, depth] for depth in depths)] for arm, name in what.items()]
+    numbers = ("wake_tokens", "sleep_tokens", "probe_tokens", "tokens", "first", "last")
+    costs = [
+        [
+            what[row["arm"]],
+            f"{row['ms']:.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['mean_ms']:.0f}",
+            *(f"{row[name]:.1f}" for name in numbers),
+            f"{row['calls']:.2f}",
+        ]
+        for row in measured["costs"]
+    ]
+    bars = [
+        [
+            row["bar"],
+            f"{row['value']:.3f}"
+            + ("" if row["interval"] is None else "<br><sub>{:+.3f} to {:+.3f}</sub>".format(*row["interval"])),
+            row["need"],
+            "passed" if row["passed"] else "**missed**",
+        ]
+        for row in measured["bars"]
+    ]
+    ends = measured["costs"][0]["ends"]
+    least, most = measured["fillers"]["least"], measured["fillers"]["most"]
+    head = ["", "ms", "ratio", "ms, mean", "awake", "asleep", "probe", "tokens", f"awake, first {ends}", f"last {ends}"]
+    on = measured["machine"]
+    return "\n\n".join(
+        [
+            f"Accuracy by depth: {measured['dialogues']} dialogues of {measured['people']} people, "
+            f"{measured['questions']} questions a depth, 95 % Wilson intervals. After the facts came {least} to {most} "
+            "turns of small talk.",
+            grid(["", *(f"depth {depth}" for depth in depths)], known),
+            f"Cost: {measured['turns']} turns of an agent with a tool. ms: the median of the turns, its ratio to that "
+            "of trimming, and the mean. Tokens read a turn, means: awake, in sleeps (tokens times passes), by the "
+            "probe of each stored state, in all; then those awake at both ends of the run. calls: of the tool, for "
+            "each look-up that was asked for.",
+            grid([*head, "calls"], costs),
+            grid(["bar", "reached", "need", ""], bars),
+            f"`{measured['command']}`. Model `{measured['model']}`, fingerprint `{measured['fingerprint'][:12]}`, "
+            f"window of {measured['window']} tokens; {on['processor']}, {measured['threads']} thread, "
+            f"torch {on['torch']}, langchain {on['langchain']}, langgraph {on['langgraph']}, bm25s {on['bm25s']}.",
+        ]
+    )
+
+
 # ------------------------------------------------------------------------------------------------------ retrofit
 
 RETROFIT = {"qwen3_5": "Qwen3.5 in small, a stock hybrid", "llama": "Llama in small, with inserted layers"}
@@ -315,6 +370,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "archive": archive,
     "wake": wake,
     "ops": ops,
+    "agent": agent,
     "headline": headline,
     "conformance": conformance,
     "retrofit": retrofit,
@@ -340,7 +396,7 @@ def filled(text: str, evidence: Path = EVIDENCE, record: Path = RECORD) -> str:
 
 def pages() -> list[Path]:
     """Where blocks may be."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md")))]
 
 
 def main(arguments: Sequence[str]) -> int:

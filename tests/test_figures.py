@@ -136,6 +136,50 @@ def test_speed_tables(tmp_path: Path) -> None:
     assert "| delta | fwd+bwd | 1 | 1024 | 43,211 | 1.51 |" in FIGURES.ops(tmp_path)
 
 
+def test_the_table_of_agents(tmp_path: Path) -> None:
+    numbers = (
+        "ms",
+        "ratio",
+        "mean_ms",
+        "wake_tokens",
+        "sleep_tokens",
+        "probe_tokens",
+        "tokens",
+        "first",
+        "last",
+        "calls",
+    )
+    bar = {"need": "above 0", "passed": False}
+    document = {
+        "command": "agentsleep bench agent --json",
+        "model": "nap-mini",
+        "fingerprint": "0123456789abcdef",
+        "arms": [{"arm": "trim", "what": "trim_messages"}],
+        "accuracy": [{"arm": "trim", "depth": 3, "accuracy": 0.25, "interval": [0.1, 0.5]}],
+        "costs": [{"arm": "trim", "ends": 20, **dict.fromkeys(numbers, 12.34)}],
+        "bars": [
+            {"bar": "ahead", "value": 0.5, "interval": [-0.25, 0.75], **bar},
+            {"bar": "flat", "value": 1.5, "interval": None, **bar},
+        ],
+        "fillers": {"least": 9, "most": 11},
+        "machine": dict.fromkeys(("processor", "torch", "langchain", "langgraph", "bm25s"), "one"),
+        "depths": [3],
+        "dialogues": 34,
+        "questions": 204,
+        "people": 12,
+        "turns": 100,
+        "window": 112,
+        "threads": 1,
+    }
+    (tmp_path / "bench-agent.json").write_text(json.dumps(document))
+    shown = FIGURES.agent(tmp_path)
+    assert "| trim_messages | 0.250<br><sub>0.100–0.500</sub> |" in shown
+    assert "| trim_messages | 12 | 12.34 | 12 | 12.3 |" in shown
+    assert "| ahead | 0.500<br><sub>-0.250 to +0.750</sub> | above 0 | **missed** |" in shown
+    assert "| flat | 1.500 | above 0 | **missed** |" in shown
+    assert "9 to 11 turns of small talk" in shown
+
+
 def test_the_table_of_conformance(tmp_path: Path) -> None:
     outcomes = [
         {"name": "wake", "status": "ok", "figure": 2.34e-6, "text": "pieces"},

@@ -176,9 +176,9 @@ class AsyncUserArchive:
         """See `UserArchive.append`. Appends to one session that run at once come in any order; await each."""
         return await self._run(partial(self.sync.append, session_id, events))
 
-    async def tail(self, session_id: str) -> tuple[SessionRecord, Event | None]:
-        """See `UserArchive.tail`."""
-        return await self._run(partial(self.sync.tail, session_id))
+    async def since(self, session_id: str, seq: int | None) -> tuple[SessionRecord, list[Event]]:
+        """See `UserArchive.since`."""
+        return await self._run(partial(self.sync.since, session_id, seq))
 
     async def events(self, session_id: str, start: int = 0, stop: int | None = None) -> list[Event]:
         """See `UserArchive.events`."""

@@ -116,13 +116,20 @@ class UserArchive(Upkeep):
         with self.reading() as (tx, scope_id):
             return log.read(tx, self.session_row(tx, session_id, scope_id), start, stop)
 
-    def tail(self, session_id: str) -> tuple[SessionRecord, Event | None]:
-        """The session as it stands now, and the last event of its log: equal if nobody has written in between, since
-        what was forgotten and followed by as much else ends otherwise. Raises `SessionNotFound`."""
+    def since(self, session_id: str, seq: int | None) -> tuple[SessionRecord, list[Event]]:
+        """The session as it stands now, and the events of its log from ``seq`` on; None: the last one.
+
+        Where the last one is the same, nobody has written in between: what was forgotten and followed by as much else
+        ends otherwise.
+
+        Raises:
+            SessionNotFound: no such session.  InputError: `seq` is negative.
+        """
+        if seq is not None and seq < 0:
+            raise InputError(f"since({seq}): seqs count from 0; negative ones mean nothing")
         with self.reading() as (tx, scope_id):
             row = self.session_row(tx, session_id, scope_id)
-            last = log.read(tx, row, row.next_seq - 1, None) if row.next_seq else [None]
-            return self.record(row), last[0]
+            return self.record(row), log.read(tx, row, max(0, row.next_seq - 1) if seq is None else seq, None)
 
     # Snapshots
 

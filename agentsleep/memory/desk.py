@@ -6,16 +6,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from agentsleep.archive import JSON, Event, SessionLock, SessionRecord
+from agentsleep.archive import JSON, SessionLock, SessionRecord
 from agentsleep.errors import ArchiveError, InputError, SessionBusy, SessionClosed
 from agentsleep.memory import caller
 from agentsleep.memory.decoding import Sampling
 from agentsleep.memory.queue import FairLock
 from agentsleep.memory.shared import Shared
+from agentsleep.memory.sleeping import Stamp, stamp_of
 from agentsleep.memory.turn import Turn
 from agentsleep.memory.window import OpenWindow
 
 _POLL_S = 0.05
+_SURE_S = 0.5  # for so long after a session was taken up again it is not asked anew whether a worker has slept for it
 
 
 class Desk:
@@ -42,7 +44,8 @@ class Desk:
         self._uses = 0  # callers inside, more than one where a callback of a turn uses its own session
         self._reading: OpenWindow | None = None
         self._turn: Turn | None = None  # that a stream is writing
-        self._parked: tuple[SessionRecord, Event | None] | None = None  # as the session was left
+        self._parked: Stamp | None = None  # as the session was left
+        self._sure_until = 0.0
         self._lock.acquire()
 
     @contextmanager
@@ -109,7 +112,8 @@ class Desk:
             self._check_held()
             if self._turn is not None or self._uses:
                 raise SessionBusy(f"the session of {self._scope} is writing a turn; park it when that has ended")
-            self._parked = self._archive.tail(self._id)
+            self._parked = self._reading.stamp if self._reading else (0, 0, None, None)
+            self._sure_until = 0.0
             self._lock.release()
 
     def _unpark(self) -> None:
@@ -119,10 +123,11 @@ class Desk:
         left, self._parked = self._parked, None
         found = None
         try:
-            found = self._archive.tail(self._id)
+            found = stamp_of(self._archive, self._id)
         finally:
             if found != left:  # also where it could not be read
                 self.renew()
+        self._sure_until = time.monotonic() + _SURE_S
 
     def renew(self) -> None:
         """The next use builds the window again."""
@@ -195,7 +200,7 @@ class Desk:
 
     def _refresh(self) -> None:
         # A turn that is being written goes on from the state that it began with, unless its window overflows.
-        if self._turn is not None or self._uses or not self._lock.held:
+        if self._turn is not None or self._uses or not self._lock.held or time.monotonic() < self._sure_until:
             return
         if self._reading is not None and self._reading.moved:
             self._reading = None

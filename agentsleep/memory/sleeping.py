@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from agentsleep.archive import JSON, Event, NewEvent, Scope, SessionRecord, Snapshot
+from agentsleep.archive import JSON, Event, NewEvent, Scope, SessionRecord, Snapshot, UserArchive
 from agentsleep.backends import LiveWindow
 from agentsleep.errors import SleepFailed, SnapshotConflict
 from agentsleep.gauge import saturation
@@ -22,6 +22,15 @@ from agentsleep.memory.states import from_bytes, to_bytes
 from agentsleep.memory.values import SleepFinished, SleepListener, SleepStarted
 from agentsleep.policy import Passes
 from agentsleep.state import FastWeights
+
+Stamp: TypeAlias = tuple[int, int, str | None, Event | None]
+
+
+def stamp_of(archive: UserArchive, session_id: str) -> Stamp:
+    """Of a session as the archive has it: equal if nobody has written in between, since what was forgotten and followed
+    by as much else ends otherwise."""
+    record, last = archive.since(session_id, None)
+    return record.events, record.tokens, record.head, last[0] if last else None
 
 
 class SleepingWindow:
@@ -64,6 +73,7 @@ class SleepingWindow:
         self.number: int = mark["number"]  # snapshots that the head descends from, itself included
         self._start: int = mark["stop"]  # tokens of the log before this window
         events = self._archive.events(self._id, mark["next_seq"])
+        self._last = events[-1] if events else None
         self._pins_seq: int | None = max((e.seq for e in events if "pins" in e.data), default=mark["pins_seq"])
         pinned = None if self._pins_seq is None else self._event(self._pins_seq)
         self.pins = Pins.of(pinned) if pinned else Pins()
@@ -101,6 +111,13 @@ class SleepingWindow:
     def events(self) -> int:
         """Events in the log."""
         return self._events
+
+    @property
+    def stamp(self) -> Stamp:
+        """See :func:`stamp_of`."""
+        if self._last is None and self._events:
+            self._last = self._event(self._events - 1)
+        return self._events, self._logged, self.head.id if self.head else None, self._last
 
     @property
     def slept_on(self) -> int:
@@ -153,7 +170,7 @@ class SleepingWindow:
             feed(self, part, self.empty)
 
     def _append(self, event: NewEvent) -> Event:
-        stored = self._archive.append(self._id, [event])[0]
+        stored = self._last = self._archive.append(self._id, [event])[0]
         self._events, self._logged = stored.seq + 1, stored.position + len(stored.token_ids)
         if stored.token_ids:
             self._heard.append(stored)
@@ -334,6 +351,7 @@ class SleepingWindow:
             expected_events=self._events if self._upto is None else None,
         )
         self.head, self.number = head, self.number + 1
+        self._last = None  # the archive has written it
         if self._upto is None:
             self._events, self._logged = head.span[1], head.tokens
         ms, tokens = metrics["ms"], metrics["tokens"]

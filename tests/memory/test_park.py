@@ -210,15 +210,15 @@ def test_an_archive_that_cannot_be_read_leaves_no_old_window(
     session.park()
     with opened().session("t") as other:
         other.add("user", "from elsewhere")
-    read = UserArchive.tail
+    read = UserArchive.since
 
     def failing(self: UserArchive, *args: int, **kwargs: int) -> object:
         raise ArchiveError("no luck")
 
-    monkeypatch.setattr(UserArchive, "tail", failing)
+    monkeypatch.setattr(UserArchive, "since", failing)
     with pytest.raises(ArchiveError, match="no luck"):
         session.add("user", FACT)
-    monkeypatch.setattr(UserArchive, "tail", read)
+    monkeypatch.setattr(UserArchive, "since", read)
     session.add("user", FACT)
     assert [m.text for m in session.messages()][1:] == ["from elsewhere", FACT]
     assert_whole(session)

@@ -21,8 +21,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
 from agentsleep import SleepMemory
-from langchain_agentsleep import SleepMiddleware
-from langchain_agentsleep.tools import memory_tools
+from langchain_agentsleep import SleepMiddleware, memory_tools
 
 FACTS = ("bob hands over to alice .", "alice hands over to dave .", "dave hands over to erin .")
 QUESTION = "who comes 2 after bob ?"

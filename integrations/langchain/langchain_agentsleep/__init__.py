@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from langchain_agentsleep.branches import Handle
 from langchain_agentsleep.chat_model import ChatSleep
 from langchain_agentsleep.counters import counter_for, tiktoken_counter
 from langchain_agentsleep.errors import AmbiguousHistory, UnsupportedMessage
 from langchain_agentsleep.middleware import SleepMiddleware, SleepState
-from langchain_agentsleep.threads import Handle
 from langchain_agentsleep.tools import memory_tools
 
 __all__ = [

@@ -13,9 +13,9 @@ from langchain_core.tools import InjectedToolArg
 
 from agentsleep.archive import Scope
 from agentsleep.errors import SettingsError
+from langchain_agentsleep.branches import Handle
 from langchain_agentsleep.conversation import HANDLE
 from langchain_agentsleep.scopes import scope_of
-from langchain_agentsleep.threads import Handle
 
 Runtime: TypeAlias = Annotated[ToolRuntime[Any, Any] | None, InjectedToolArg]
 """What LangGraph puts in for a tool's parameter ``runtime``; None where no graph runs the tool."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from agentsleep.errors import SettingsError
 from agentsleep.policy import SleepPolicy
-from langchain_agentsleep.threads import Handle
+from langchain_agentsleep.branches import Handle
 
 AUTO, NONE, ANY = "auto", "none", "any"
 
@@ -98,7 +98,7 @@ def _name(tool: Any) -> str:
         case {"function": {"name": str(name)}}:
             return name
     raise SettingsError(
-        f'{tool!r:.80} is no tool; offer tools by bind_tools, or give {{"type": "function", "function": {{"name": ...}}}}'
+        f'{tool!r:.80} is no tool; offer it by bind_tools, or give {{"type": "function", "function": {{"name": ...}}}}'
     )
 
 

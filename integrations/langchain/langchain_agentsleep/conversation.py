@@ -12,11 +12,13 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 
 from agentsleep.archive import JSON, Scope
 from agentsleep.memory import Answer, Position, Session, SleepFinished, SleepMemory
+from langchain_agentsleep.branches import handle_at, read
 from langchain_agentsleep.choices import AUTO, NONE, Asked
 from langchain_agentsleep.events import Tell, Told
+from langchain_agentsleep.families import MESSAGE_ID, Turn
 from langchain_agentsleep.grammar import forbidden_calls, forced_calls, json_answer
 from langchain_agentsleep.messages import METADATA, Listed
-from langchain_agentsleep.threads import MESSAGE_ID, Turn, handle_at, read, threads_of
+from langchain_agentsleep.threads import threads_of
 
 HANDLE = "agentsleep"
 """Where an answer's response_metadata tells the handle of the memory behind it."""

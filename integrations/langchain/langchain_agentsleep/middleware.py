@@ -23,14 +23,16 @@ from agentsleep.errors import InputError, SettingsError
 from agentsleep.jobs import later
 from agentsleep.memory import AsyncSleepMemory, Session, SleepMemory
 from agentsleep.policy import Clause, Passes, Trigger
+from langchain_agentsleep.branches import Handle, handle_of
 from langchain_agentsleep.chat_model import PROVIDER, ChatSleep
 from langchain_agentsleep.choices import Link
 from langchain_agentsleep.conversation import HANDLE
 from langchain_agentsleep.cutting import removals
 from langchain_agentsleep.events import Tell, async_teller, teller
+from langchain_agentsleep.families import Family
 from langchain_agentsleep.messages import listed
 from langchain_agentsleep.scopes import scope_of
-from langchain_agentsleep.threads import Family, Handle, handle_of, threads_of
+from langchain_agentsleep.threads import threads_of
 
 Update = dict[str, Any]
 After = Literal["light", "deep"]
@@ -230,7 +232,8 @@ class SleepMiddleware(AgentMiddleware[SleepState, Any, Any]):
         if not self._remove or not (ours or self._due(messages)):
             return {}
         kept = 1 if ours else max(1, self._kept(messages))
-        gone = removals(messages, self._family(scope).consolidated(handle), kept=kept, from_user=not ours)
+        consolidated = self._family(scope).consolidated(handle, listed(messages)[1])
+        gone = removals(messages, consolidated, kept=kept, from_user=not ours)
         return {"messages": gone} if gone else {}
 
     # A list that another model reads: it is counted as that model counts, and the policy is asked

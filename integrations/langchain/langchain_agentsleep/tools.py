@@ -16,8 +16,9 @@ from agentsleep.errors import AgentsleepError, InputError, SessionNotFound, Sett
 from agentsleep.memory import AsyncSleepMemory, SleepMemory
 from langchain_agentsleep.caller import Caller, Runtime, caller_of
 from langchain_agentsleep.erasing import erase, leaving, quote, report
+from langchain_agentsleep.families import Family
 from langchain_agentsleep.grammar import forbidden_calls
-from langchain_agentsleep.threads import Family, threads_of
+from langchain_agentsleep.threads import threads_of
 
 NO_MEMORY = "This thread has no memory yet: nothing was said in it that the memory has heard."
 ANSWERED, FOUND = "The memory answers: ", "Messages found, the best first:"

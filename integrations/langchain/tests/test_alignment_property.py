@@ -97,6 +97,8 @@ class Walk:
 
     def evict(self) -> None:
         """What is consolidated leaves the head of the list, but for the last messages."""
+        if not self.ids and not self.handles:
+            return self.extend()
         keep = self.random.choice((1, 2))
         self.gone = max(self.gone, min(self._consolidated(), len(self.entries) - keep))
         self.extend()
@@ -106,7 +108,7 @@ class Walk:
         # Without ids nothing tells that the first message of a list is another one's successor.
         first = self.gone + (not self.ids)
         places = [i for i, one in enumerate(self.entries) if i >= first and one.message.type == "human"]
-        if not places or (not self.ids and self.gone):
+        if not places or not self._tells():
             return self.extend()
         place, self.edited = self.random.choice(places), True
         before = self.entries[place].message
@@ -119,7 +121,7 @@ class Walk:
 
     def rewind(self) -> None:
         """The thread goes back to an earlier checkpoint, and takes the state's handle along."""
-        if len(self.entries) - self.gone < 2 or (not self.ids and not self.handles and self.gone):
+        if len(self.entries) - self.gone < 2 or not self._tells():
             return self.extend()
         self.entries = self.entries[: self.random.randrange(self.gone + 1, len(self.entries))]
         self.extend()
@@ -160,6 +162,10 @@ class Walk:
             threads_of(self.memory).close()
             self.memory = here
 
+    def _tells(self) -> bool:
+        """Whether a list shows where it parts; by texts that repeat, only while nothing can be missing before them."""
+        return self.ids or not self._consolidated()
+
     def _consolidated(self) -> int:
         """How many entries were slept on, counted from the first."""
         handle = next((one.handle for one in reversed(self.entries) if one.handle), None)
@@ -187,7 +193,7 @@ class Walk:
             answer = self._call(saying(self.memory, said))
         except AmbiguousHistory:
             assert not self.ids
-            assert not self.handles or self.edited
+            assert not self.handles or self.edited or self.gone
             # What cannot be told apart is a new conversation.
             self.entries, self.gone, self.edited = [], 0, False
             self.memory.forget("t")

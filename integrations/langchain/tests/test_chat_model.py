@@ -31,7 +31,9 @@ def whole(chunks: list[AIMessageChunk]) -> AIMessageChunk:
     return sum(chunks[1:], chunks[0])
 
 
-def slowly(memory: SleepMemory, seconds: float = 0.02, before: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
+def slowly(
+    memory: SleepMemory, seconds: float = 0.02, before: Callable[[int], None] = lambda n: None
+) -> dict[str, Any]:
     """Options with which an answer of twelve names takes its time."""
 
     def wait(number: int) -> None:
@@ -162,9 +164,11 @@ async def test_a_call_that_is_cancelled_lets_the_thread_go_and_keeps_what_it_wro
         await task
     written = said_in(memory)
     assert [role for role, _ in written] == ["user", "assistant"]
-    assert (written[1][1] or "").startswith("alice bob") and len((written[1][1] or "").split()) < 12
+    assert (written[1][1] or "").startswith("alice bob")
+    assert len((written[1][1] or "").split()) < 12
     answer = await chat.ainvoke([HumanMessage(FACTS[0]), AIMessage(written[1][1]), HumanMessage(FACTS[1])], config())
-    assert answer.usage_metadata is not None and answer.usage_metadata["input_token_details"]["cache_read"] > 0
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["input_token_details"]["cache_read"] > 0
     assert names(memory) == ["t"]  # it goes on, and does not branch
 
 
@@ -226,7 +230,8 @@ def test_without_a_thread_nothing_is_kept(chat: ChatSleep) -> None:
 def usage(answer: AIMessage) -> tuple[int, int, int]:
     """Input, of it cached, and output tokens."""
     told = answer.usage_metadata
-    assert told is not None and told["total_tokens"] == told["input_tokens"] + told["output_tokens"]
+    assert told is not None
+    assert told["total_tokens"] == told["input_tokens"] + told["output_tokens"]
     return told["input_tokens"], told["input_token_details"]["cache_read"], told["output_tokens"]
 
 
@@ -276,10 +281,12 @@ def test_response_metadata(opened: Open) -> None:
     assert first["model_provider"] == chat._get_ls_params()["ls_provider"] == "agentsleep"
     assert first["model_name"] == chat._get_ls_params()["ls_model_name"] == "nap"
     assert (first["snapshot"], first["sleeps"], first["passes"], first["sleep_tokens"]) == (None, 0, 0, 0)
-    assert (slept["sleeps"], slept["passes"]) == (1, 2) and slept["sleep_tokens"] > 2 * 48
+    assert (slept["sleeps"], slept["passes"]) == (1, 2)
+    assert slept["sleep_tokens"] > 2 * 48
     record = chat.memory.sessions()[0]
     snapshots = {snapshot.id for snapshot in chat.memory.archive.user("default", "default").snapshots(record.id)}
-    assert slept["agentsleep"]["snapshot"] in snapshots and slept["agentsleep"]["session"] == record.id
+    assert slept["agentsleep"]["snapshot"] in snapshots
+    assert slept["agentsleep"]["session"] == record.id
     assert told[-1]["agentsleep"]["position"] == record.events
     assert {one["finish_reason"] for one in told} <= {"stop", "length"}
 
@@ -293,14 +300,18 @@ def test_reasons_to_end(memory: SleepMemory) -> None:
     assert (stopped.text, stopped.response_metadata["finish_reason"]) == ("alice bob", "stop")
     stopped = ChatSleep(memory, stop=["carol"]).invoke(humans(FACTS[0]), **slowly(memory, 0))
     assert stopped.text == "alice bob carol"
-    assert ChatSleep(memory, stop=["alice"]).invoke(humans("bob ?"), stop=["bob"], **slowly(memory, 0)).text == "alice bob"
+    assert (
+        ChatSleep(memory, stop=["alice"]).invoke(humans("bob ?"), stop=["bob"], **slowly(memory, 0)).text == "alice bob"
+    )
 
 
 def test_profile(memory: SleepMemory) -> None:
     profile = ChatSleep(memory, max_tokens=9).profile
     assert profile is not None
     assert (profile["max_input_tokens"], profile["max_output_tokens"]) == (96, 9)
-    assert profile["tool_calling"] and profile["tool_choice"] and profile["structured_output"]
+    assert profile["tool_calling"]
+    assert profile["tool_choice"]
+    assert profile["structured_output"]
     assert not profile["image_inputs"]
     assert ChatSleep(memory, profile={"max_input_tokens": 5}).profile == {"max_input_tokens": 5}
 
@@ -340,7 +351,7 @@ async def test_bad_options(chat: ChatSleep, options: dict[str, Any], said: str) 
 
 
 def test_a_misspelt_field(memory: SleepMemory) -> None:
-    with pytest.raises(SettingsError, match="ChatSleep does not know max_tokenz; options of Session.generate"):
+    with pytest.raises(SettingsError, match="ChatSleep does not know max_tokenz; options of"):
         ChatSleep(memory, max_tokenz=3)
     ChatSleep(memory, api_key="x", max_retries=2, streaming=True, callbacks=None, name="n")
 
@@ -360,7 +371,8 @@ def test_a_call_without_tools_on_offer_is_not_made(memory: SleepMemory) -> None:
         session.add("user", FACTS[0])
         assert session.generate(**likes_calls).warning is not None
     answer = ChatSleep(memory, max_tokens=4).invoke(humans(FACTS[0]), sequence_bias=likes_calls["sequence_bias"])
-    assert "warning" not in answer.response_metadata and not answer.tool_calls
+    assert "warning" not in answer.response_metadata
+    assert not answer.tool_calls
 
 
 # As a part of LangChain
@@ -389,10 +401,12 @@ async def test_forms_of_a_model(chat: ChatSleep) -> None:
     for form in forms:
         assert form.invoke(said).text == text == (await form.ainvoke(said)).text
     copied = chat.model_copy(update={"max_tokens": 2, "generation": {}})
-    assert copied.memory is chat.memory and copied.invoke(said).usage_metadata["output_tokens"] <= 2  # type: ignore[index]
+    assert copied.memory is chat.memory
+    assert copied.invoke(said).usage_metadata["output_tokens"] <= 2
     short = chat.configurable_fields(max_tokens=ConfigurableField("most")).with_config(configurable={"most": 8})
     answer = short.invoke(said, config())  # the thread comes through as well
-    assert answer.usage_metadata["output_tokens"] == 8 and names(chat.memory) == ["t"]
+    assert answer.usage_metadata["output_tokens"] == 8
+    assert names(chat.memory) == ["t"]
     broken = ChatSleep(chat.memory, generation={"nonsense": 1})
     assert broken.with_fallbacks([fallback]).invoke(said).text == "never"
     with pytest.raises(InputError, match="cannot be pickled"):

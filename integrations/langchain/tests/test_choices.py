@@ -83,7 +83,18 @@ def test_choices_in_all_their_forms(choice: Any, chosen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "choice", ["aks", "Any", 3, {"type": "function"}, {"type": "function", "function": {"name": "aks"}}, {"function": "aks"}, {}, [], ["ask"]]
+    "choice",
+    [
+        "aks",
+        "Any",
+        3,
+        {"type": "function"},
+        {"type": "function", "function": {"name": "aks"}},
+        {"function": "aks"},
+        {},
+        [],
+        ["ask"],
+    ],
 )
 def test_choices_that_are_none(chat: ChatSleep, choice: Any) -> None:
     with pytest.raises(SettingsError, match="use auto, none, any, or one of the tools: Note, ask, look, add"):
@@ -105,7 +116,8 @@ def test_tools_of_every_kind(chat: ChatSleep) -> None:
 
 def chosen(answer: AIMessage, names: Sequence[str]) -> bool:
     (call,) = answer.tool_calls
-    assert answer.response_metadata["finish_reason"] == "tool_calls" and call["id"]
+    assert answer.response_metadata["finish_reason"] == "tool_calls"
+    assert call["id"]
     return answer.text == "" and call["name"] in names
 
 
@@ -139,7 +151,8 @@ def test_none_writes_no_call(chat: ChatSleep) -> None:
     bias = {(token,): 1e4 for token in chat.memory.chat.call_markers.tokens}
     with_tools = chat.bind_tools([add], tool_choice="none")
     answer = with_tools.invoke(humans(FACTS[0]), sequence_bias=bias, max_tokens=4)
-    assert not answer.tool_calls and "warning" not in answer.response_metadata
+    assert not answer.tool_calls
+    assert "warning" not in answer.response_metadata
     tempted = chat.bind_tools([add]).invoke(humans(FACTS[0]), sequence_bias=bias, max_tokens=4)
     assert "warning" in tempted.response_metadata
 
@@ -161,7 +174,9 @@ def test_structured_output(chat: ChatSleep, schema: Any, method: str) -> None:
     answer = model.invoke(humans(FACTS[0]))
     assert isinstance(answer, Note) if schema is Note else isinstance(answer["x"], int)
     both = chat.with_structured_output(schema, method=method, include_raw=True).invoke(humans(FACTS[0]))  # type: ignore[arg-type]
-    assert both["parsed"] == answer and both["parsing_error"] is None and isinstance(both["raw"], AIMessage)
+    assert both["parsed"] == answer
+    assert both["parsing_error"] is None
+    assert isinstance(both["raw"], AIMessage)
 
 
 async def test_json_mode(chat: ChatSleep) -> None:
@@ -204,12 +219,22 @@ def test_they_are_sorted() -> None:
         },
         ["x"],
     )
-    assert (found.tools, found.choice, found.parallel, found.schema, found.link) == ((OPENAI,), "look", True, None, link)
+    assert (found.tools, found.choice, found.parallel, found.schema, found.link) == (
+        (OPENAI,),
+        "look",
+        True,
+        None,
+        link,
+    )
     assert found.options == {"max_new_tokens": 3, "seed": 1, "stop_strings": ["x"]}
-    assert asked({}, None).options == {} and asked({"tools": None}, []).tools == ()
+    assert asked({}, None).options == {}
+    assert asked({"tools": None}, []).tools == ()
 
 
-@pytest.mark.parametrize("form", [{"type": "json"}, "json", {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": 1}}])  # fmt: skip
+@pytest.mark.parametrize(
+    "form",
+    [{"type": "json"}, "json", {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"schema": 1}}],
+)
 def test_forms_that_are_none(form: Any) -> None:
     with pytest.raises(SettingsError, match=re.escape("response_format is")):
         asked({"response_format": form}, None)

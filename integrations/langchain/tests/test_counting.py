@@ -43,9 +43,10 @@ def test_it_counts_what_a_session_reads(opened: Open, said: list[BaseMessage], t
     model = chat.bind_tools(tools) if tools else chat
     answer = model.invoke(said, config())
     counted = chat.get_num_tokens_from_messages(said, tools)
-    assert answer.usage_metadata is not None and answer.usage_metadata["input_tokens"] == counted
+    assert answer.usage_metadata is not None
+    assert answer.usage_metadata["input_tokens"] == counted
     with chat.memory.session("t", tools=None, timeout=5) as session:
-        closed = not answer.response_metadata["finish_reason"] != "length"
+        closed = answer.response_metadata["finish_reason"] == "length"
         assert session.window_tokens == counted + answer.usage_metadata["output_tokens"] + closed
 
 

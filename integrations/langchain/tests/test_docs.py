@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 import langchain_agentsleep
 from agentsleep.cli import app
-from langchain_agentsleep import ChatSleep, SleepMiddleware
-from langchain_agentsleep.tools import memory_tools
+from langchain_agentsleep import ChatSleep, SleepMiddleware, memory_tools
 
 PACKAGE = Path(__file__).resolve().parents[1]
 REPOSITORY = PACKAGE.parents[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +58,7 @@ from agentsleep.jobs import JobQueue, Worker
 from agentsleep.memory import SleepMemory
 from agentsleep.policy import SleepPolicy
 from langchain_agentsleep import ChatSleep, SleepMiddleware
-from langchain_agentsleep.threads import Family
+from langchain_agentsleep.families import Family
 
 LONG = [*FACTS, *FACTS][:14]
 
@@ -119,7 +118,7 @@ def test_triggers_mean_what_they_mean_to_langchain(memory: SleepMemory, trigger:
         FakeListChatModel(responses=[""], profile={"max_input_tokens": 100}), trigger=trigger
     )
     ours = SleepMiddleware(memory, trigger=trigger).policy
-    for tokens in range(0, 101):
+    for tokens in range(101):
         for messages in range(8):
             said: list[AnyMessage] = [HumanMessage("hello")] * messages
             due = ours.due(tokens=tokens, messages=messages, window=100)
@@ -193,7 +192,7 @@ def test_messages_leave_when_they_are_consolidated(memory: SleepMemory, saver: A
             assert ids(messages) == everything[left:]
             said = [event for event in plain.messages() if event.token_ids]
             slept = sum(event.position + len(event.token_ids) <= plain.position().slept_on for event in said)
-            assert left == min(slept, len(everything) - 1) or messages[0].type == "ai" and messages[0].tool_calls
+            assert left == min(slept, len(everything) - 1) or (messages[0].type == "ai" and messages[0].tool_calls)
             assert_unsplit(messages)
             assert len(everything) - before >= 1
         assert left > 6
@@ -204,6 +203,16 @@ def test_messages_leave_when_they_are_consolidated(memory: SleepMemory, saver: A
     for state in agent.get_state_history(config()):
         list_then = state.values.get("messages", [])
         assert_unsplit(list_then[:-1] if list_then and getattr(list_then[-1], "tool_calls", None) else list_then)
+
+
+def test_the_shipped_model_answers_from_what_has_left(archive: Path) -> None:
+    """By two steps over facts that are in no list any more."""
+    with SleepMemory(archive=archive) as memory:
+        agent = agent_of(ChatSleep(memory, max_tokens=30), SleepMiddleware(memory), tools=[], saver=InMemorySaver())
+        for fact in ("alice hands over to bob .", "bob hands over to dave .", "dave hands over to carol ."):
+            assert [one.type for one in invoke(agent, fact)] == ["ai"]
+        messages = invoke(agent, "who comes 2 after alice ?")
+        assert [one.text for one in messages] == ["dave"]
 
 
 @pytest.mark.parametrize(("after", "deep"), [("light", False), ("deep", True)])
@@ -221,8 +230,8 @@ def test_it_sleeps_between_tasks(memory: SleepMemory, saver: Any, after: Any, de
                 (one.mode, one.rounds) for one in plain.history()
             ]
             assert_same(session, plain)
-            assert session.head is not None
-            assert handle_in(agent) == {"session": session.id, "snapshot": session.head.id, "position": session.position().events}
+            place = session.position()
+            assert handle_in(agent) == {"session": session.id, "snapshot": place.head, "position": place.events}
 
 
 def test_no_sleep_between_tasks(memory: SleepMemory) -> None:
@@ -282,11 +291,8 @@ def test_calls_one_after_the_other(memory: SleepMemory) -> None:
     assert [one.type for one in lists[-1]][-1] == "ai"
     assert min(map(len, lists)) < 4
     with opened_at(memory, handle_in(agent), sleepy.policy) as session:
-        assert [role for role, _ in told(session)] == ["user", "assistant"] + [
-            "user",
-            *["assistant", "tool"] * 2,
-            "assistant",
-        ]
+        roles = ["user", "assistant", "user", *(["assistant", "tool"] * 2), "assistant"]
+        assert [role for role, _ in told(session)] == roles
 
 
 # Later

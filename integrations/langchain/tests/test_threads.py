@@ -38,7 +38,8 @@ from agentsleep.errors import EmptyMessage, SessionBusy
 from agentsleep.memory import Session, SleepMemory
 from agentsleep.policy import SleepPolicy
 from langchain_agentsleep import AmbiguousHistory, ChatSleep, UnsupportedMessage, threads
-from langchain_agentsleep.threads import Handle, threads_of
+from langchain_agentsleep.branches import Handle
+from langchain_agentsleep.threads import threads_of
 
 SLEEPY = SleepPolicy(trigger=("tokens", 30))
 
@@ -704,9 +705,13 @@ def test_only_so_many_sessions_stay_open(chat: ChatSleep, monkeypatch: pytest.Mo
     assert open_sessions(chat.memory) == 2
     assert len(threads_of(chat.memory)._families) <= 2
     for thread, asked in lists.items():
-        answer = say(chat, [*asked, *humans("ok")], "noted", thread)
+        known = [
+            one.model_copy(update={"id": None}) for one in asked
+        ]  # so that each session of the thread is looked at
+        answer = say(chat, [*known, *humans("ok")], "noted", thread)
         assert handle_in(answer)["session"] == handle_in(asked[-1])["session"]  # type: ignore[arg-type]
         assert said_in(chat.memory, thread) == texts([*asked, *humans("ok"), answer])
+    assert open_sessions(chat.memory) == len(threads_of(chat.memory)._families) == 2
 
 
 def test_close_lets_go_of_what_is_not_in_use(chat: ChatSleep) -> None:
@@ -722,8 +727,9 @@ def test_close_lets_go_of_what_is_not_in_use(chat: ChatSleep) -> None:
 
 
 def test_close_in_the_middle_of_a_stream_does_not_wait_for_it(chat: ChatSleep) -> None:
+    asked = [*converse(chat, 1), *humans("ok")]
     options = saying(chat.memory, FACTS[0])
-    stream = chat.stream(humans("ok"), config(), max_tokens=options.pop("max_new_tokens"), **options)
+    stream = chat.stream(asked, config(), max_tokens=options.pop("max_new_tokens"), **options)
     first = next(stream)
     chat.close()
     whole: AIMessageChunk = first

@@ -25,9 +25,10 @@ from agentsleep.errors import SettingsError
 from agentsleep.memory import SleepMemory
 from agentsleep.policy import SleepPolicy
 from langchain_agentsleep import ChatSleep
+from langchain_agentsleep.branches import handle_of, read
 from langchain_agentsleep.messages import listed
 from langchain_agentsleep.middleware import SleepMiddleware, SleepState
-from langchain_agentsleep.threads import handle_of, read, threads_of
+from langchain_agentsleep.threads import threads_of
 from langchain_agentsleep.tools import NO_MEMORY, memory_tools
 
 SECRET = "the door code is 4711"

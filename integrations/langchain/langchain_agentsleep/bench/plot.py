@@ -10,7 +10,10 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agentsleep.evals.plots import COLOURS, GREY, MARKERS, SPREAD
+from agentsleep.evals.plots import COLOURS, GREY, SPREAD
+
+_COLOURS = (*COLOURS, "#000000", "#882255", "#999933", "#661100")  # told apart by colour-blind readers, too
+_MARKERS = "osD^vPX*<>"
 
 
 def plot(document: Mapping[str, Any], target: Path) -> None:
@@ -64,7 +67,7 @@ def plot(document: Mapping[str, Any], target: Path) -> None:
 
 def _style(arm: str, place: int) -> dict[str, Any]:
     return {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
+        "color": _COLOURS[place % len(_COLOURS)],
+        "marker": _MARKERS[place % len(_MARKERS)],
         "linestyle": "-" if arm.startswith("sleep") else "--",
     }

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from agentsleep.cli import app
 from langchain_agentsleep.bench import bench_agent
 
-FEW = ("--dialogues", "1", "--questions", "1", "--depths", "1,3", "--passes", "1,4", "--turns", "4")
-ARMS = ["sleep-1", "sleep-4", "trim", "summary", "summary-oracle", "retrieval", "retrieval-iterated", "full"]
+FEW = ("--dialogues", "1", "--questions", "1", "--depths", "1,3", "--passes", "4", "--turns", "3")
+ARMS = ["sleep-4", "trim", "summary", "summary-oracle", "retrieval", "retrieval-iterated", "full"]
 
 
 def run(*arguments: str) -> Result:

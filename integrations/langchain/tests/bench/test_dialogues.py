@@ -50,13 +50,17 @@ def test_draws_repeat() -> None:
 
 
 def test_every_block_of_the_long_run_has_the_same_kinds_in_the_same_order() -> None:
-    steps = long_run(1, 45)
+    steps = long_run(1, 145)
     kinds = [step.kind for step in steps]
     assert Counter(kinds[:20]) == Counter(BLOCK)
-    assert kinds[20:40] == kinds[:20]
-    assert kinds[40:] == kinds[:5]
-    assert [step.number for step in steps] == list(range(45))
-    asked = [step.text for step in steps[:20] if step.kind == "look-up"]
-    assert asked == [rota.request(person) for person in steps[0].episode.order]
-    assert steps[0].episode != steps[20].episode
-    assert long_run(1, 45) == steps
+    assert kinds == (kinds[:20] * 8)[:145]
+    assert [step.number for step in steps] == list(range(145))
+    assert long_run(1, 145) == steps
+
+
+def test_the_long_run_explores_one_rota_before_it_begins_another() -> None:
+    asked = [step for step in long_run(1, 145) if step.kind == "look-up"]
+    first, second = asked[0].episode, asked[12].episode
+    assert [step.text for step in asked[:12]] == [rota.request(person) for person in first.order]
+    assert [step.text for step in asked[12:]] == [rota.request(person) for person in second.order[: len(asked) - 12]]
+    assert first != second

@@ -22,7 +22,7 @@ FACTS = [rota.fact("bob", "alice"), rota.fact("alice", "dave")]
 def test_it_answers_as_a_stateless_chat_sleep_and_reads_as_much(shipped: SleepMemory) -> None:
     plain, slow = PlainChat(backend=shipped.backend, chat=shipped.chat), ChatSleep(shipped, max_tokens=8)
     made = draw(3, 0, people=12, depths=(1, 2), per_depth=1, window=10, length=len)
-    told: list[BaseMessage] = [HEAD, *made.messages()[:15]]
+    told: list[BaseMessage] = [HEAD, *made.messages()[:14]]
     for model in (plain, slow):
         assert model.invoke([*told, HumanMessage(TEXT)]).text  # type: ignore[attr-defined]
     for text in (*(q.text for q in made.questions), rota.SMALL_TALK[0]):

@@ -1,5 +1,5 @@
-"""LangChain's standard integration tests, on ChatSleep with the shipped nap-mini. Those that are skipped are listed, with
-their reasons, in docs/standard-tests.md."""
+"""LangChain's standard integration tests, on ChatSleep with the shipped nap-mini. Those that it cannot pass are listed,
+with their reasons, in docs/standard-tests.md."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.exceptions import OutputParserException
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from agentsleep.memory import SleepMemory
@@ -82,7 +82,11 @@ class TestChatSleep(ChatModelIntegrationTests):
 
     @beyond("the model has to copy Chinese and Japanese names from the question")
     def test_unicode_tool_call_integration(
-        self, model: BaseChatModel, *, tool_choice: str | None = None, force_tool_call: bool = True
+        self,
+        model: BaseChatModel,
+        *,
+        tool_choice: str | None = None,  # noqa: PT028  # the suite's own signature
+        force_tool_call: bool = True,  # noqa: PT028
     ) -> None:
         super().test_unicode_tool_call_integration(model, tool_choice=tool_choice, force_tool_call=force_tool_call)
 
@@ -117,14 +121,15 @@ def test_the_page_lists_what_is_expected_to_fail() -> None:
 
 
 def test_the_page_lists_what_is_skipped(request: pytest.FixtureRequest) -> None:
-    """In this run, of what has run: this test comes last in its file, and the unit tests' file has one of its own."""
+    """Of what has run so far, which is the whole suite: this test comes last."""
     reporter = request.config.pluginmanager.get_plugin("terminalreporter")
-    assert reporter is not None
-    ran = {kind: {_name(report) for report in reporter.stats.get(kind, [])} for kind in ("skipped", "passed", "xfailed")}
+    if reporter is None:
+        pytest.skip("the reports of the other tests are in other processes")
+    ran = {kind: _names(reporter.stats.get(kind, [])) for kind in ("skipped", "passed", "xfailed")}
     expected = set(listed("Skipped"))
     assert ran["skipped"] <= expected
     assert not expected & (ran["passed"] | ran["xfailed"])
 
 
-def _name(report: Any) -> str:
-    return str(report.nodeid).rsplit("::", 1)[-1].split("[")[0]
+def _names(reports: list[Any]) -> set[str]:
+    return {one.nodeid.rsplit("::", 1)[-1].split("[")[0] for one in reports if "test_standard.py" in one.nodeid}

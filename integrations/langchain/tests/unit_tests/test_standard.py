@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,28 @@ from agentsleep.memory import SleepMemory
 from langchain_agentsleep import ChatSleep
 
 
+class KeptIn:
+    """Equal to a memory whose archive lies in a folder; closes it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, memory: object) -> bool:
+        assert isinstance(memory, SleepMemory)
+        memory.close()
+        return memory.archive.path == self.home / "memory.db"
+
+
 class TestChatSleep(ChatModelUnitTests):
     memory: SleepMemory
+    home: Path
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
-    def shipped(cls) -> Any:
+    def shipped(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        cls.home = tmp_path_factory.mktemp("home")
         with SleepMemory(archive=":memory:") as cls.memory:
             yield
 
@@ -31,5 +48,4 @@ class TestChatSleep(ChatModelUnitTests):
 
     @property
     def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
-        """The environment says where the archive of the default memory lies: see test_chat_model.py."""
-        return {"AGENTSLEEP_HOME": "/dev/null"}, self.chat_model_params, {"memory": self.memory}
+        return {"AGENTSLEEP_HOME": str(self.home)}, {}, {"memory": KeptIn(self.home)}
