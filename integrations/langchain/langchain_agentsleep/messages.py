@@ -77,20 +77,23 @@ class Logged:
     blank: bool = field(default=False, repr=False)
 
 
-def listed(messages: Sequence[BaseMessage]) -> tuple[str | None, list[Listed]]:
+def listed(messages: Sequence[BaseMessage], *, naming: bool = False) -> tuple[str | None, list[Listed]]:
     """The system message at the head of a list, and the others. Those in which the assistant says nothing are left out.
+
+    Args:
+        naming: what is no text is named, as in ``(image)``, for a memory that listens to what another model can see.
 
     Raises:
         UnsupportedMessage: one of them holds something else than text, or is of an unknown kind.
     """
     count = next((i for i, one in enumerate(messages) if not isinstance(one, SystemMessage)), len(messages))
-    system = "\n\n".join(text_of(one) for one in messages[:count] if text_of(one).strip())
-    rest = [_listed(one) for one in messages[count:]]
+    system = "\n\n".join(text for one in messages[:count] if (text := text_of(one, naming)).strip())
+    rest = [_listed(one, naming) for one in messages[count:]]
     return system or None, [one for one in rest if not (one.role in ("assistant", "system") and one.blank)]
 
 
-def text_of(message: BaseMessage) -> str:
-    """The text of a message.
+def text_of(message: BaseMessage, naming: bool = False) -> str:
+    """The text of a message; ``naming`` as of :func:`listed`.
 
     Raises:
         UnsupportedMessage: it holds something else.
@@ -105,7 +108,11 @@ def text_of(message: BaseMessage) -> str:
         kind = block.get("type")
         if kind == "text":
             texts.append(str(block.get("text", "")))
-        elif kind not in _SAID_ELSEWHERE:
+        elif kind in _SAID_ELSEWHERE:
+            continue
+        elif naming:
+            texts.append(f"({kind})")
+        else:
             raise UnsupportedMessage(
                 f"a {message.type} message holds a block of type {kind!r}; the model reads text: leave the block out, "
                 "or describe it in words"
@@ -117,8 +124,8 @@ def text_of(message: BaseMessage) -> str:
 _SAID_ELSEWHERE = {"tool_use", "tool_call", "tool_call_chunk", "invalid_tool_call", "reasoning", "thinking"}
 
 
-def _listed(message: BaseMessage) -> Listed:
-    text = text_of(message)
+def _listed(message: BaseMessage, naming: bool) -> Listed:
+    text = text_of(message, naming)
     match message:
         case HumanMessage():
             return Listed("user", text, id=message.id)

@@ -190,7 +190,7 @@ class SleepMiddleware(AgentMiddleware[SleepState, Any, Any]):
     def _heard(self, scope: Scope, state: SleepState, tell: Tell) -> Handle:
         """Reads what another model and its user have said, and sleeps on it if the list is due."""
         messages = state["messages"]
-        _system, said = listed(messages)
+        _system, said = listed(messages, naming=True)
         with self._family(scope).turn(
             said, handle=_handle(state), timeout=self._timeout, answered=False, prepare=_telling(tell)
         ) as turn:
@@ -232,7 +232,7 @@ class SleepMiddleware(AgentMiddleware[SleepState, Any, Any]):
         if not self._remove or not (ours or self._due(messages)):
             return {}
         kept = 1 if ours else max(1, self._kept(messages))
-        consolidated = self._family(scope).consolidated(handle, listed(messages)[1])
+        consolidated = self._family(scope).consolidated(handle, listed(messages, naming=not ours)[1])
         gone = removals(messages, consolidated, kept=kept, from_user=not ours)
         return {"messages": gone} if gone else {}
 

@@ -231,3 +231,10 @@ def test_a_tool_call_in_the_log_is_what_the_list_has() -> None:
     assert key_of("assistant", "", [ToolCall("f", {"x": (1, 2)})]) == key_of(
         "assistant", "", [ToolCall("f", {"x": [1, 2]})]
     )
+
+
+def test_a_memory_that_listens_is_told_of_what_it_cannot_see() -> None:
+    seen = HumanMessage([{"type": "text", "text": "who is this? "}, {"type": "image_url", "image_url": {"url": "x"}}])
+    with pytest.raises(UnsupportedMessage, match="image_url"):
+        listed([seen])
+    assert listed([seen], naming=True)[1][0].text == "who is this? (image_url)"

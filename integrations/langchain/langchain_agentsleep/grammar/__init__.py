@@ -78,7 +78,7 @@ def json_answer(
         SettingsError: too few tokens for any such answer.
     """
     vocabulary = vocabulary_of(chat)
-    asked: dict[str, Any] = {"type": "object"} if schema is None else dict(schema)
+    asked: Mapping[str, Any] = {"type": "object"} if schema is None else schema
     rules = answer_rules(chat, asked, vocabulary)
     if tools:
         functions = [_function(tool) for tool in tools]

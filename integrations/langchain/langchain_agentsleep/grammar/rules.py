@@ -13,7 +13,7 @@ from agentsleep.chat import ChatFormat
 from agentsleep.chats import CallForm, Piece, Tags
 from agentsleep.errors import InputError
 from langchain_agentsleep.grammar.lark import check, json_value, pieces, words
-from langchain_agentsleep.grammar.schemas import Schema, prepared, widest
+from langchain_agentsleep.grammar.schemas import prepared, widest
 from langchain_agentsleep.grammar.tagged import Tagged
 from langchain_agentsleep.grammar.vocabulary import Vocabulary
 
@@ -31,7 +31,7 @@ class Rules:
     jump: int = 16
 
 
-def answer_rules(chat: ChatFormat, schema: Schema, vocabulary: Vocabulary) -> Rules:
+def answer_rules(chat: ChatFormat, schema: Mapping[str, Any], vocabulary: Vocabulary) -> Rules:
     """An answer that is JSON of this schema.
 
     Raises:
