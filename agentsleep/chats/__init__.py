@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from agentsleep.chats.chatformat import ChatFormat
 from agentsleep.chats.forms import CallForm, CallMarkers, Piece, Tags, TextForm
 from agentsleep.chats.template import TemplateChat
-from agentsleep.chats.values import ChatFormat, Reply, Role, ToolCall, ToolSchema
+from agentsleep.chats.values import Reply, Role, ToolCall, ToolSchema
 
 __all__ = [
     "CallForm",

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from agentsleep.chats.values import ToolCall
+from agentsleep.chats.values import ToolCall
 
 Piece: TypeAlias = str | int  # text, or the id of a control token
 

@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property
-from operator import itemgetter
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from langchain_core.callbacks import (
-    AsyncCallbackManager,
     AsyncCallbackManagerForLLMRun,
-    CallbackManager,
     CallbackManagerForLLMRun,
 )
-from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
+from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableMap, RunnablePassthrough
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables import Runnable
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
-from langchain_core.utils.pydantic import is_basemodel_subclass
+from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
 from agentsleep.errors import InputError, SettingsError
 from agentsleep.memory import AsyncSleepMemory, SleepMemory
 from langchain_agentsleep.choices import Asked, asked, choice_of
-from langchain_agentsleep.conversation import Conversation, Spoken
+from langchain_agentsleep.conversation import Begun, Conversation, Spoken
 from langchain_agentsleep.counting import count_messages
-from langchain_agentsleep.events import Tell, astreamed, async_teller, identified, running, streamed, teller, within
+from langchain_agentsleep.events import Tell, async_teller, teller, within
 from langchain_agentsleep.messages import listed
-from langchain_agentsleep.scopes import scope_of
+from langchain_agentsleep.structured import Method, structured
+from langchain_agentsleep.threaded import ThreadedChatModel
 from langchain_agentsleep.threads import threads_of
 
 PROVIDER = "agentsleep"
-Method = Literal["function_calling", "json_schema", "json_mode"]
-
 # Given to any chat model by code that was written for those behind an API; nothing follows from them here.
 _IDLE = ("api_key", "max_retries", "streaming")
 
 
-class ChatSleep(BaseChatModel):
+class ChatSleep(ThreadedChatModel):
     """A chat model that sleeps: ``ChatSleep(memory)``.
 
     The thread is that of the config: ``{"configurable": {"thread_id": ...}}``, optionally with ``user_id`` and
@@ -75,10 +67,6 @@ class ChatSleep(BaseChatModel):
     """Texts that end an answer; they stay in it."""
     timeout: float = 60.0
     """Seconds to wait for another call that uses the thread; then SessionBusy. 0 does not wait."""
-    user: str = "default"
-    """Whose memory it is, where the config has no ``user_id``."""
-    tenant: str = "default"
-    """Of the user, where the config has no ``tenant_id``."""
     generation: dict[str, Any] = Field(default_factory=dict)
     """Further options of :meth:`agentsleep.memory.Session.generate`, such as ``repetition_penalty``."""
 
@@ -197,20 +185,7 @@ class ChatSleep(BaseChatModel):
             return super().with_structured_output(schema, include_raw=include_raw)
         if method not in ("json_schema", "json_mode"):
             raise SettingsError(f"method is {method!r}; use function_calling, json_schema or json_mode")
-        form: dict[str, Any] = {"type": "json_object"}
-        if method == "json_schema":
-            plain = convert_to_json_schema(schema)
-            form = {"type": "json_schema", "json_schema": {"name": plain.get("title", "answer"), "schema": plain}}
-        model = self.bind(
-            response_format=form, ls_structured_output_format={"kwargs": {"method": method}, "schema": schema}
-        )
-        pydantic = isinstance(schema, type) and is_basemodel_subclass(schema)
-        parser: Runnable[Any, Any] = PydanticOutputParser(pydantic_object=schema) if pydantic else JsonOutputParser()  # type: ignore[arg-type]
-        if not include_raw:
-            return model | parser
-        parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)
-        failed = RunnablePassthrough.assign(parsed=lambda _: None)
-        return RunnableMap(raw=model) | parsed.with_fallbacks([failed], exception_key="parsing_error")
+        return structured(self, schema, method, include_raw)
 
     # Counting
 
@@ -224,70 +199,6 @@ class ChatSleep(BaseChatModel):
         return count_messages(self.memory.chat, messages, [convert_to_openai_tool(tool) for tool in tools or ()])
 
     # Answering
-
-    # The config is not handed down to _generate and its like; what it says of the thread goes along as an option.
-
-    def invoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """The answer to a list of messages."""
-        return super().invoke(input, config, stop=stop, **self._scoped(config, kwargs))
-
-    async def ainvoke(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AIMessage:
-        """The answer to a list of messages."""
-        return await super().ainvoke(input, config, stop=stop, **self._scoped(config, kwargs))
-
-    def stream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> Iterator[AIMessageChunk]:
-        """The answer as it is written."""
-        config, told = identified(config, self.callbacks, CallbackManager)
-        return streamed(super().stream(input, config, stop=stop, **self._scoped(config, kwargs)), told)
-
-    def astream(
-        self,
-        input: LanguageModelInput,
-        config: RunnableConfig | None = None,
-        *,
-        stop: list[str] | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[AIMessageChunk]:
-        """The answer as it is written."""
-        config, told = identified(config, self.callbacks, AsyncCallbackManager)
-        return astreamed(super().astream(input, config, stop=stop, **self._scoped(config, kwargs)), told)
-
-    def _generate_with_cache(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        with running(within(run_manager)):
-            return super()._generate_with_cache(messages, stop, run_manager, **kwargs)
-
-    async def _agenerate_with_cache(
-        self, messages: list[BaseMessage], stop: list[str] | None = None, run_manager: Any = None, **kwargs: Any
-    ) -> ChatResult:
-        with running(within(run_manager)):
-            return await super()._agenerate_with_cache(messages, stop, run_manager, **kwargs)
-
-    def _scoped(self, config: RunnableConfig | None, options: Mapping[str, Any]) -> dict[str, Any]:
-        scope = scope_of(ensure_config(config), self.user, self.tenant)
-        return {**options} if scope is None else {"scope": scope, **options}
 
     def _asked(self, stop: Sequence[str] | None, options: Mapping[str, Any]) -> Asked:
         mine: dict[str, Any] = {
@@ -310,7 +221,7 @@ class ChatSleep(BaseChatModel):
         system, said = listed(messages)
         return Conversation(
             self.memory,
-            options.get("scope") or scope_of(ensure_config(), self.user, self.tenant),
+            self._scope(options),
             system,
             said,
             self._asked(stop, options),
@@ -392,18 +303,6 @@ class ChatSleep(BaseChatModel):
     def close(self) -> None:
         """Lets go of the sessions of all threads; the memory stays open, and the next call opens them again."""
         threads_of(self.memory).close()
-
-
-class Begun:
-    """A conversation that was entered in one thread and is left in another."""
-
-    def __init__(self, context: AbstractContextManager[Spoken]) -> None:
-        self._context = context
-        self.spoken = context.__enter__()
-
-    def end(self) -> None:
-        """Leaves it."""
-        self._context.__exit__(None, None, None)
 
 
 def _result(message: AIMessage) -> ChatResult:

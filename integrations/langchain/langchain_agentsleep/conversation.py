@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from langchain_core.messages import AIMessage, ToolCall
@@ -167,3 +167,15 @@ class Conversation:
         if held is not None:
             options["logits_processor"] = [*options.get("logits_processor", ()), held]
         return options
+
+
+class Begun:
+    """A conversation that was entered in one thread and is left in another."""
+
+    def __init__(self, context: AbstractContextManager[Spoken]) -> None:
+        self._context = context
+        self.spoken = context.__enter__()
+
+    def end(self) -> None:
+        """Leaves it."""
+        self._context.__exit__(None, None, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,13 @@ from agentsleep.reproduce.document import machine
 from agentsleep.sleep import check_depth
 from agentsleep.tasks import rota
 from langchain_agentsleep.bench.arms import REPLY, WIDE, Arm, Table, arms
-from langchain_agentsleep.bench.dialogues import Dialogue, Kind, draw, long_run
-from langchain_agentsleep.bench.meter import Meter, Tokens
+from langchain_agentsleep.bench.dialogues import Dialogue, draw, long_run
+from langchain_agentsleep.bench.meter import Meter
+from langchain_agentsleep.bench.outcomes import Asked, Took
 from langchain_agentsleep.bench.report import accuracy_rows, bars, cost_rows
 
 _VERSIONS = ("langchain-agentsleep", "langchain", "langchain-core", "langgraph", "bm25s")
 _KNOWING = 0.75  # of the time
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question of a dialogue, and whether an arm knew the answer."""
-
-    arm: str
-    dialogue: int
-    depth: int
-    right: bool
-
-
-@dataclass(frozen=True)
-class Took:
-    """A turn of the long run: its seconds, what went through the network, how often the tool was called, and how many
-    messages the list then held."""
-
-    arm: str
-    number: int
-    kind: Kind
-    seconds: float
-    tokens: Tokens
-    calls: int
-    listed: int
 
 
 def bench_agent(

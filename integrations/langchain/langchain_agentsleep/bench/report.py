@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from agentsleep.evals.intervals import wilson
 from agentsleep.evals.paired import bootstrap_difference
-
-if TYPE_CHECKING:
-    from langchain_agentsleep.bench.measure import Asked, Took
+from langchain_agentsleep.bench.outcomes import Asked, Took
 
 RETRIEVALS = ("retrieval", "retrieval-iterated")
 DEEP = 3  # depths from here on are what the bar is about

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from langchain_agentsleep.bench.measure import Asked, Took
 from langchain_agentsleep.bench.meter import Tokens
+from langchain_agentsleep.bench.outcomes import Asked, Took
 from langchain_agentsleep.bench.report import accuracy_rows, bars, cost_rows
 
 
