@@ -218,6 +218,8 @@ def no_such_command(arguments: list[str]) -> str | None:
         elif hasattr(command, "commands"):
             if word == "COMMAND":
                 return None
+            if word in getattr(command, "_brought", {}):  # by a package beside this one; it is there once it is called
+                command.resolve_command(click.Context(command), [word])
             if word not in command.commands:
                 return f"{command.name} has no command {word!r}; it has {sorted(command.commands)}"
             command = command.commands[word]
