@@ -173,6 +173,7 @@ WITH_IDS: dict[str, Calls] = {
     "session": lambda user, a, b: user.session(a),
     "append": lambda user, a, b: user.append(a, [said(1)]),
     "events": lambda user, a, b: user.events(a),
+    "since": lambda user, a, b: user.since(a, 0),
     "commit_snapshot": lambda user, a, b: user.commit_snapshot(
         a,
         expected_head=None,
