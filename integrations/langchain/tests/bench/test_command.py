@@ -50,6 +50,7 @@ def test_a_table_for_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = {"bar": "a bar", "value": 0.25, "interval": [-0.1, 0.6], "need": "above 0", "passed": False}
     document = {"arms": [{"arm": "trim", "what": "trim_messages"}], "accuracy": [row], "costs": [cost], "bars": [bar]}
     document |= {"questions": 2, "depths": [3], "turns": 100, "notes": ["a note"]}
+    monkeypatch.setenv("COLUMNS", "200")  # so that no cell is broken, however wide the terminal is
     monkeypatch.setattr(measure, "bench_agent", lambda *model, **settings: document)
     shown = run().stdout
     for text in (
