@@ -7,7 +7,7 @@ from collections.abc import Callable
 from agentsleep.archive import Event, SessionRecord, Snapshot, UserArchive
 from agentsleep.errors import InputError
 from agentsleep.memory.past.scratch import Progress, reread
-from agentsleep.memory.past.script import Heard, script
+from agentsleep.memory.past.script import script
 from agentsleep.memory.restoring import revive
 from agentsleep.memory.session import Session
 from agentsleep.memory.shared import Shared
@@ -56,27 +56,10 @@ def branch(
     if base is not None:
         revive(shared, archive, base)
     start = base.span[1] if base else 0
-    steps = script(log[start:stop])
     session = opened(make(base))
     try:
-        first = steps[0] if base and steps else None
-        if isinstance(first, Heard) and first.asked and first.event.seq == start:
-            _hear(session, first.event)
-            steps = steps[1:]
-        reread(session, steps, progress)
+        reread(session, script(log[start:stop]), progress, behind=start if base else None)
     except BaseException:
         session.close()
         raise
     return session
-
-
-def _hear(session: Session, question: Event) -> None:
-    """Reads a question that follows a sleep directly. Whether to sleep before it was decided then: where what that
-    sleep has kept and the question are again as much as the policy wants slept on, once more would be too often."""
-    with session.desk.using() as reading:
-        reading.dated = question.created
-        try:
-            reading.take_over(question)
-            reading.hear(question.token_ids)
-        finally:
-            reading.dated = None

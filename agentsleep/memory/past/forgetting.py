@@ -343,7 +343,7 @@ def _regrown(
     place = base.span[1] if base else 0
     lost = {seq for seq in range(place, len(log)) if family.owner(session.id, seq) in plan.gone}
     with scratch(shared, archive, log[:place], base) as again:
-        reread(again, script(log[place:], lost), progress)
+        reread(again, script(log[place:], lost), progress, behind=place if base else None)
         events = again.archive.events(again.id, place)
         made = [one for one in again.archive.snapshots(again.id) if base is None or one.id != base.id]
         states = {one.id: again.archive.load_state(one.id) for one in made if one.status == "stored"}

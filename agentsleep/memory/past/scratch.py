@@ -45,9 +45,16 @@ def scratch(
             yield session
 
 
-def reread(session: Session, steps: Sequence[Step], progress: Progress | None = None) -> None:
+def reread(
+    session: Session, steps: Sequence[Step], progress: Progress | None = None, *, behind: int | None = None
+) -> None:
     """Does in a session, one after the other, what was done in another one of the same model. Texts, tokens and times
     are taken over; when to sleep, but for the sleeps that were asked for, is up to the session's policy.
+
+    Args:
+        behind: the session's head is a snapshot of that other one, whose span ends at this seq. Whether to sleep before
+            a question that follows directly was decided then: where what that sleep has kept and the question are again
+            as much as the policy wants slept on, once more would be too often.
 
     Raises:
         SleepFailed: a sleep was not usable.
@@ -55,13 +62,17 @@ def reread(session: Session, steps: Sequence[Step], progress: Progress | None = 
     for done, step in enumerate(steps):
         if progress is not None:
             progress(done, len(steps))
-        repeat(session, step)
+        repeat(session, step, decided=behind is not None and _begins(step) == behind)
     if progress is not None:
         progress(len(steps), len(steps))
 
 
-def repeat(session: Session, step: Step) -> None:
-    """Does one step, see :func:`reread`."""
+def _begins(step: Step) -> int | None:
+    return step.event.seq if isinstance(step, Heard) else None
+
+
+def repeat(session: Session, step: Step, *, decided: bool = False) -> None:
+    """Does one step, see :func:`reread`; with ``decided``, without a sleep before it."""
     with session.desk.using() as reading:
         reading.dated = step.created if isinstance(step, Slept) else step.event.created
         try:
@@ -71,7 +82,7 @@ def repeat(session: Session, step: Step) -> None:
                     session.desk.renew()
                 case Heard():
                     event = step.event
-                    if step.asked:
+                    if step.asked and not decided:
                         reading.sleep_if_due(len(event.token_ids))
                     reading.take_over(event)
                     reading.hear(event.token_ids)
