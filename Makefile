@@ -73,7 +73,8 @@ oldest: $(STAMP) ## the tests of models and back ends with the oldest transforme
 	@PYTHONPATH=$(OLDEST) $(BIN)/python -m pytest -q -n 2 --dist worksteal tests/models tests/backends tests/conformance
 
 langchain: $(STAMP) ## the tests of integrations/langchain
-	@cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	@cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest -q tests/integration_tests # in one process: the last test looks at what the others did
+	@cd integrations/langchain && $(CURDIR)/$(BIN)/python -m pytest -q -n 2 --dist worksteal --ignore=tests/integration_tests
 
 format: $(STAMP) ## let ruff mend what it can, and format
 	@$(BIN)/ruff check --fix .
