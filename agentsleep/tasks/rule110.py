@@ -30,26 +30,24 @@ def step110(bits: np.ndarray) -> np.ndarray:
 class Rule110:
     """One string of ``bits`` bits a window; ``depth`` is the number of steps t, asked for every bit.
 
-    The vocabulary: 0 and 1, a token for every t (``2 + t - 1``), a token for every position and one for every string.
-    Where bits are ``tagged``, a bit's token also tells its position (``2 * position + bit`` behind all others), so that
-    neighbours can be found across the seam of the ring.
-
-    Where strings are ``centred``, the ring is read from its other side on: the first bit stands in the middle, at place
-    ``bits // 2``, with its neighbours on both sides, and positions are places in that order. The form ``dense`` and the
-    trace then leave out what follows from neighbours across the seam.
+    The vocabulary: 0 and 1, a token for every t (``2 + t - 1``), a token for every position, one for every string, and
+    where there is a ``cone`` one that ends a window.
 
     A window reads ``string, t, bit 0, bit 1, ...``; a question reads ``string, t, position`` and its answer is a bit.
     So t is known before the sleep and after it, as in the paper, where a run has one t. Only multiples of ``stride``
-    are asked.
+    are asked. With fewer windows than ``strings`` these are drawn for every row, in the order of their names.
     Two forms: ``plain`` asks the first bit of every string, as the paper does; ``dense`` all bits of one string a row.
+
+    The first bit of a ring follows, t steps on, from the t bits on both sides of it, its light cone. With ``cone`` = c
+    a window reads 2c + 1 bits, so that up to c steps the cone needs no seam: the ring is gone round, from bit t - 2c
+    on, as often as it takes, until bit t, and then the token that ends a window. There is no form ``dense`` then.
     """
 
     bits: int = 24
     max_depth: int = 8
     strings: int = 1
     stride: int = 1
-    tagged: bool = False
-    centred: bool = False
+    cone: int = 0
     name: str = "rule110"
 
     def __post_init__(self) -> None:
@@ -57,19 +55,17 @@ class Rule110:
             raise SettingsError(
                 f"the stride of rule110 is {self.stride}; it must lie in 1..{self.max_depth}, max_depth"
             )
+        if self.cone < 0:
+            raise SettingsError(f"the cone of rule110 is {self.cone}; it is a number of steps, or 0 for none")
 
     @property
     def vocab_size(self) -> int:
-        return self._tags + (2 * self.bits if self.tagged else 0)
-
-    @property
-    def _tags(self) -> int:
-        """The token of 0 at position 0, where bits are tagged."""
-        return 2 + self.max_depth + self.bits + self.strings
+        return 2 + self.max_depth + self.bits + self.strings + (self.cone > 0)
 
     @property
     def window(self) -> int:
-        return max(self.bits + 2, 3 * max(self.bits, self.strings))
+        read = 2 * self.cone + 2 if self.cone else self.bits
+        return max(2 + read, 3 * max(self.bits, self.strings))
 
     @property
     def depths(self) -> Sequence[int]:
@@ -84,63 +80,74 @@ class Rule110:
         Raises:
             SettingsError: more windows than ``strings``, a depth that cannot be asked, or another form.
         """
-        if difficulty.form not in FORMS:
-            raise SettingsError(f"rule110 has no form {difficulty.form!r}; it has {', '.join(FORMS)}")
-        if not 1 <= difficulty.windows <= self.strings:
-            raise SettingsError(f"{difficulty.windows} windows, but the task has {self.strings} strings")
-        if difficulty.depth not in self.depths:
-            raise SettingsError(f"depth {difficulty.depth} is none of the steps that are asked, {list(self.depths)}")
+        self._check(difficulty)
         count = difficulty.windows
         start = rng.integers(0, 2, (size, count, self.bits))
         states = [start]
         for _ in range(difficulty.depth):
             states.append(step110(states[-1]))
         after = np.stack(states)  # [t, B, strings, bits]
-        first = self.bits // 2 if self.centred else 0
-        after = np.roll(after, first, -1)
-        start = after[0]
-        string_token = 2 + self.max_depth + self.bits + np.arange(count)
+        string = np.sort(rng.permuted(np.tile(np.arange(self.strings), (size, 1)), axis=1)[:, :count], 1)
+        named = 2 + self.max_depth + self.bits + string
         t = difficulty.draw(rng, size, self.stride)
         rows = np.arange(size)
-        read = self._tags + 2 * np.arange(self.bits) + start if self.tagged else start
+        if self.cone:
+            at = (t[:, None] + np.arange(-2 * self.cone, 1)) % self.bits
+        else:
+            at = np.tile(np.arange(self.bits), (size, 1))
+        read = np.take_along_axis(after, at[None, :, None], -1)  # [t, B, strings, bits that are read]
         context = []
         for s in range(count):
-            ids = np.concatenate((np.full((size, 1), string_token[s]), 2 + t[:, None] - 1, read[:, s]), 1)
+            parts = [named[:, s, None], 2 + t[:, None] - 1, read[0, :, s]]
+            if self.cone:
+                parts.append(np.full((size, 1), self.vocab_size - 1))
+            ids = np.concatenate(parts, 1)
             window = _window(ids, np.full_like(ids, IGNORE), np.zeros_like(ids))
-            context.append(replace(window, trace=partial(_trace, after[:, :, s], t, not self.centred)))
+            context.append(replace(window, trace=partial(_trace, read[:, :, s], t, self.cone > 0)))
         if difficulty.form == "dense":
             which = rng.integers(0, count, size)
             asked = [(which, np.full(size, p)) for p in rng.permutation(self.bits)]
         else:
-            asked = [(np.full(size, s), np.full(size, first)) for s in range(count)]
+            asked = [(np.full(size, s), np.zeros(size, dtype=int)) for s in range(count)]
         parts, labels, depth = [], [], []
-        for string, position in asked:
+        for which, position in asked:
             told = np.full(size, IGNORE)
-            parts.append(np.stack((string_token[string], 2 + t - 1, 2 + self.max_depth + position), 1))
-            answer = after[t, rows, string, position]
-            if self.centred and difficulty.form == "dense":
-                answer = np.where((position >= t) & (position + t < self.bits), answer, IGNORE)
-            labels.append(np.stack((told, told, answer), 1))
+            parts.append(np.stack((named[rows, which], 2 + t - 1, 2 + self.max_depth + position), 1))
+            labels.append(np.stack((told, told, after[t, rows, which, position]), 1))
             depth.append(np.stack((0 * t, 0 * t, t), 1))
         return Batch(
             context=context,
             questions=[_window(np.concatenate(parts, 1), np.concatenate(labels, 1), np.concatenate(depth, 1))],
         )
 
+    def _check(self, difficulty: Difficulty) -> None:
+        if difficulty.form not in FORMS:
+            raise SettingsError(f"rule110 has no form {difficulty.form!r}; it has {', '.join(FORMS)}")
+        if difficulty.form == "dense" and self.cone:
+            raise SettingsError("rule110 with a cone reads what its first bit follows from; it has no form 'dense'")
+        if not 1 <= difficulty.windows <= self.strings:
+            raise SettingsError(f"{difficulty.windows} windows, but the task has {self.strings} strings")
+        if difficulty.depth not in self.depths:
+            raise SettingsError(f"depth {difficulty.depth} is none of the steps that are asked, {list(self.depths)}")
 
-def _trace(after: np.ndarray, t: np.ndarray, ring: bool, number: int, passes: int) -> Tensor:
-    """What the tokens of a window, ``[B, 2 + bits]``, should tell behind a pass: the automaton on its way.
 
-    The first pass stores the string, the others share the t steps; a single pass leaves all to the question. Behind s
-    steps the token of bit j is asked for bit j - s, which follows from bits j - 2s to j; where these go round the ring,
-    from the fast weights that the pass before has left; without ``ring`` they are not asked for.
+def _trace(after: np.ndarray, t: np.ndarray, cone: bool, number: int, passes: int) -> Tensor:
+    """What the tokens of a window should tell behind a pass: the automaton on its way.
+
+    ``after`` are the bits that were read behind 0, 1, ... steps, ``[t, B, bits]``. The passes but the last share the t
+    steps, and the last one stores what they found: what its blocks put out is dropped with the window. A single pass
+    has to make all steps. Behind s steps the token of bit j is asked for bit j - s, which follows from bits j - 2s to
+    j; where these go round the ring, from the fast weights that the pass before has left. With a ``cone`` these are not
+    asked for, and the token that ends the window is asked for what the one before it is.
     """
     _, rows, bits = after.shape
-    done = t * (number - 1) // max(1, passes - 1)
+    shares = max(1, passes - 1)
+    done = t * min(number, shares) // shares
     place = np.arange(bits)
     told = after[done[:, None], np.arange(rows)[:, None], (place - done[:, None]) % bits]
-    told = told if ring else np.where(place >= 2 * done[:, None], told, IGNORE)
-    return torch.from_numpy(np.concatenate((np.full((rows, 2), IGNORE), told), 1))
+    told = np.where(place >= 2 * done[:, None], told, IGNORE) if cone else told
+    ends = [told[:, -1:]] if cone else []
+    return torch.from_numpy(np.concatenate((np.full((rows, 2), IGNORE), told, *ends), 1))
 
 
 def _window(ids: np.ndarray, labels: np.ndarray, depth: np.ndarray) -> Window:
