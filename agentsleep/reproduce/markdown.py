@@ -7,8 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from agentsleep.reproduce.plan import Part, Table
-from agentsleep.reproduce.subject import EPISODES
 from agentsleep.reproduce.summary import Mean, Run, by_arm, distinct, mean, values_of
+from agentsleep.reproduce.visits import ORDERS
 
 Render = Callable[[Sequence[Run], str, Part], str]
 
@@ -138,13 +138,19 @@ def deepsleep(runs: Sequence[Run], place: str, part: Part) -> str:
             rows = []
             for visit in distinct(seeds, place, ("passes", "rounds", "order"), windows=windows):
                 cells = [cell(mean(seeds, place, windows=windows, depth=d, **visit)) for d in columns]
-                found = mean(seeds, place, "seconds", windows=windows, depth=columns[0], **visit)
                 n, r = visit["passes"], visit["rounds"]
-                seconds = "" if found is None else f"{1000 * found.value / EPISODES:.1f}"
-                rows.append([f"({n}, {r})", visit["order"] if r > 1 else "", f"{n * r}", seconds, *cells])
-            head = ["(N, R)", "order", "passes in all", "ms an episode", *(f"k = {d}" for d in columns)]
+                time = _times(seeds, place, {**visit, "windows": windows, "depth": columns[0]})
+                rows.append([f"({n}, {r})", visit["order"] if r > 1 else "", f"{n * r}", time, *cells])
+            head = ["(N, R)", "order", "passes in all", "CPU time", *(f"k = {d}" for d in columns)]
             blocks.append(f"{windows} window{'s' * (windows > 1)} (`{arm}`, {len(seeds)} seeds):\n\n{grid(head, rows)}")
     return "\n\n".join(blocks)
+
+
+def _times(seeds: Sequence[Run], place: str, row: Mapping[str, Any]) -> str:
+    """The time of a row as a multiple of that of a single pass, which was measured in turns with it."""
+    single = {**row, "passes": 1, "rounds": 1, "order": ORDERS[0]}
+    took, unit = (mean(seeds, place, "cpu_seconds", **of) for of in (row, single))
+    return f"× {took.value / unit.value:.1f}" if took and unit and unit.value else ""
 
 
 def retention(runs: Sequence[Run], place: str, part: Part) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass, field
 from statistics import median
 
 import numpy as np
@@ -24,43 +24,55 @@ def deepsleep(subject: Subject, settings: Settings) -> list[Row]:
     """Accuracy by depth for every way to share out passes.
 
     settings: ``windows`` (numbers of), ``visits`` (pairs of passes and rounds), ``orders`` (for rounds above 1),
-    ``depth`` (the deepest), ``batches``. All rows of a number of windows are of the same episodes; ``seconds`` is the
-    median wall time of a batch's sleep.
+    ``depth`` (the deepest), ``batches``. All rows of a number of windows are of the same episodes, each of which every
+    way sleeps on in turn; ``cpu_seconds`` is the median of a batch's sleep.
     """
     rows = []
     for windows in settings["windows"]:
-        batches = _batches(subject, windows, settings)
-        for passes, rounds in settings["visits"]:
-            for order in settings["orders"] if rounds > 1 and windows > 1 else ORDERS[:1]:
-                shared = {"windows": windows, "passes": passes, "rounds": rounds, "order": order}
-                rows += [{**shared, **row} for row in _one(subject.model, batches, passes, rounds, order)]
+        ways = [
+            _Way(passes=passes, rounds=rounds, order=order)
+            for passes, rounds in settings["visits"]
+            for order in (settings["orders"] if rounds > 1 and windows > 1 else ORDERS[:1])
+        ]
+        rng = fresh(subject)
+        difficulty = Difficulty(windows=windows, depth=settings["depth"])
+        for _ in range(settings["batches"]):
+            batch = subject.task.batch(rng, EPISODES, difficulty)
+            for way in ways:
+                way.sleep_on(subject.model, batch)
+        rows += [{"windows": windows, **row} for way in ways for row in way.rows()]
     return rows
 
 
-def _batches(subject: Subject, windows: int, settings: Settings) -> list[Batch]:
-    rng = fresh(subject)
-    difficulty = Difficulty(windows=windows, depth=settings["depth"])
-    return [subject.task.batch(rng, EPISODES, difficulty) for _ in range(settings["batches"])]
+@dataclass
+class _Way:
+    """A way to share out passes, and what has come of it."""
 
+    passes: int
+    rounds: int
+    order: str
+    hits: dict[int, list[int]] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
-def _one(model: NapForCausalLM, batches: Sequence[Batch], passes: int, rounds: int, order: str) -> list[Row]:
-    counts: dict[int, list[int]] = {}
-    seconds = []
-    rng = np.random.default_rng(0)
-    with torch.inference_mode():
-        for batch in batches:
-            began = time.perf_counter()
-            state = slept_on(model, batch, passes, rounds, order, rng)
-            seconds.append(time.perf_counter() - began)
+    def sleep_on(self, model: NapForCausalLM, batch: Batch) -> None:
+        with torch.inference_mode():
+            began = time.process_time()  # one thread, and a machine may be busy with other things
+            state = slept_on(model, batch, self.passes, self.rounds, self.order, self.rng)
+            self.seconds.append(time.process_time() - began)
             asked = read_batch(model, Batch(context=[], questions=batch.questions), passes=1, state=state)
-            for depth, (right, total) in asked.hits().items():
-                count = counts.setdefault(depth, [0, 0])
-                count[0] += right
-                count[1] += total
-    return [
-        {"depth": depth, "accuracy": round(right / total, 5), "questions": total, "seconds": round(median(seconds), 4)}
-        for depth, (right, total) in sorted(counts.items())
-    ]
+        for depth, (right, total) in asked.hits().items():
+            count = self.hits.setdefault(depth, [0, 0])
+            count[0] += right
+            count[1] += total
+
+    def rows(self) -> list[Row]:
+        way = {"passes": self.passes, "rounds": self.rounds, "order": self.order}
+        seconds = round(median(self.seconds), 4)
+        return [
+            {**way, "depth": depth, "accuracy": round(right / total, 5), "questions": total, "cpu_seconds": seconds}
+            for depth, (right, total) in sorted(self.hits.items())
+        ]
 
 
 def slept_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_every_measure_has_a_table(every) -> None:
         assert page.count(f"### {part.title}\n") == 1
     for head in (
         "| model | k = 1 | k = 3 | seeds |",
-        "| (N, R) | order | passes in all | ms an episode | k = 1 | k = 2 |",
+        "| (N, R) | order | passes in all | CPU time | k = 1 | k = 2 |",
         "| sleep | passes used | tokens read / window | k = 1 | k = 2 | seeds |",
         "| change of S | pass 1 | pass 2 | pass 3 | seeds |",
         "| model: what later windows hold | 0 later | 1 later | seeds |",
@@ -138,6 +139,9 @@ def test_every_measure_has_a_table(every) -> None:
     assert "sleep: facts, N = 2, saved and restored |  | " in page  # it was restored after one later sleep alone
     assert "| N = 2 | 2.00 | 2.00 | " in page
     assert "2 windows (`hops/random`, 1 seed" in page
+    assert re.search(r"\| \(1, 1\) \|  \| 1 \| × 1\.0 \|", page)
+    (longer,) = {float(times) for times in re.findall(r"\| \(1, 2\) \| oldest first \| 2 \| × (\d+\.\d) \|", page)[:1]}
+    assert longer > 1.0
     assert "nan" not in page.lower().replace("hops/", "")
 
 
