@@ -68,7 +68,7 @@ class _Way:
 
     def rows(self) -> list[Row]:
         way = {"passes": self.passes, "rounds": self.rounds, "order": self.order}
-        seconds = round(median(self.seconds), 4)
+        seconds = round(median(self.seconds), 6)
         return [
             {**way, "depth": depth, "accuracy": round(right / total, 5), "questions": total, "cpu_seconds": seconds}
             for depth, (right, total) in sorted(self.hits.items())

@@ -91,11 +91,10 @@ class Rule110:
         named = 2 + self.max_depth + self.bits + string
         t = difficulty.draw(rng, size, self.stride)
         rows = np.arange(size)
+        read = after  # [t, B, strings, bits that are read]
         if self.cone:
             at = (t[:, None] + np.arange(-2 * self.cone, 1)) % self.bits
-        else:
-            at = np.tile(np.arange(self.bits), (size, 1))
-        read = np.take_along_axis(after, at[None, :, None], -1)  # [t, B, strings, bits that are read]
+            read = np.take_along_axis(after, at[None, :, None], -1)
         context = []
         for s in range(count):
             parts = [named[:, s, None], 2 + t[:, None] - 1, read[0, :, s]]

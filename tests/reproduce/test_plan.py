@@ -70,7 +70,7 @@ def test_an_opponent_is_trained_as_long_as_what_it_is_held_against(name) -> None
     steps, tokens = trained(name)
     for other in (arm for arm in ARMS if arm.startswith(f"{family}/") and load_arm(arm, "small").kind == "sleep"):
         assert steps >= trained(other)[0]
-        assert tokens > 0.92 * trained(other)[1], other
+        assert tokens > 0.98 * trained(other)[1], other
 
 
 @parts
