@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from random import Random
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from agentsleep.errors import SettingsError
-from agentsleep.tasks.base import Batch, Difficulty, Row, stack
+from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Row, stack
 from agentsleep.tasks.gsm.jsonl import Example
 from agentsleep.tasks.gsm.problem import DERIVED, FROM_ONE, MOST_QUANTITIES, Problem, Quantity, grow
 from agentsleep.tasks.gsm.text import (
@@ -52,6 +54,10 @@ class Gsm:
         ``last``: one question, its op drawn uniformly from 1..depth.
         ``first``: the same, but the question is read at the head of the first context window, and the question window
             holds " Answer:" alone, as in the paper.
+
+    Context windows carry a trace: the stop of a sentence is to tell the value of the sentence's quantity, if it follows
+    from what was read by then; behind the first pass that is the text before it, behind later ones also the rest of its
+    window.
     """
 
     quantities: int = 12
@@ -117,6 +123,7 @@ class Gsm:
         answer_ids = ids([ANSWER])
         dice = Random(int(rng.integers(2**63)))  # many times faster on single draws than numpy
         context: list[list[Row]] = [[] for _ in range(difficulty.windows)]
+        told: list[list[_Told]] = [[] for _ in range(difficulty.windows)]
         questions: list[Row] = []
         for _ in range(size):
             problem = self._grow(dice, difficulty.depth, ("copy",) if difficulty.form == "copies" else self.forms)
@@ -125,13 +132,21 @@ class Gsm:
             else:
                 asked = [_draw(dice, problem, difficulty.depth)]
             sentences = [ids(sentence_pieces(problem.template, sentence)) for sentence in problem.sentences]
+            values = [ids([f" {problem.values[sentence.quantity]}"])[0] for sentence in problem.sentences]
+            latest = _latest(problem)
             for i, part in enumerate(np.array_split(np.arange(len(sentences)), difficulty.windows)):
-                row = Row()
+                row, known = Row(), _Told()
                 if difficulty.form == "first" and i == 0:
                     row.read(ids(question_pieces(problem.template, asked[0])))
                 for sentence in part.tolist():
                     row.read(sentences[sentence])
+                    if latest[sentence] <= part[-1]:
+                        place = len(row.ids) - 1
+                        known.later[place] = values[sentence]
+                        if latest[sentence] == sentence:
+                            known.first[place] = values[sentence]
                 context[i].append(row)
+                told[i].append(known)
             row = Row()
             for quantity in asked:
                 if difficulty.form != "first":
@@ -140,7 +155,12 @@ class Gsm:
                 row.labels[-1] = ids([f" {problem.values[quantity]}"])[0]
                 row.depth[-1] = problem.ops[quantity]
             questions.append(row)
-        return Batch(context=[stack(rows) for rows in context], questions=[stack(questions)])
+        windows = [stack(rows) for rows in context]
+        traced = [
+            replace(window, trace=partial(_trace, tuple(known), window.ids.shape[1]))
+            for window, known in zip(windows, told, strict=True)
+        ]
+        return Batch(context=traced, questions=[stack(questions)])
 
     def examples(self, rng: np.random.Generator, count: int, depth: int) -> list[Example]:
         """``count`` problems as text, each with one question, its op drawn uniformly from 1..depth.
@@ -184,6 +204,33 @@ class Gsm:
                 f"the questions of form {difficulty.form!r} take {asked} tokens, but window is {self.window}; "
                 f"use window={asked}"
             )
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a window of one problem tells behind its first pass and behind later ones: values by the places of stops."""
+
+    first: dict[int, int] = field(default_factory=dict)
+    later: dict[int, int] = field(default_factory=dict)
+
+
+def _trace(told: Sequence[_Told], length: int, number: int, passes: int) -> Tensor:
+    """The trace of a window, see :class:`Gsm`; ``[B, length]``."""
+    labels = torch.full((len(told), length), IGNORE)
+    for row, known in enumerate(told):
+        for place, value in (known.first if number == 1 else known.later).items():
+            labels[row, place] = value
+    return labels
+
+
+def _latest(problem: Problem) -> list[int]:
+    """For each sentence the number of the last one that its value follows from, itself included."""
+    number = {sentence.quantity: i for i, sentence in enumerate(problem.sentences)}
+    latest: dict[int, int] = {}
+    for i in sorted(range(len(number)), key=lambda i: problem.ops[problem.sentences[i].quantity]):
+        needed = [latest[number[ref]] for ref in problem.sentences[i].refs]  # of lower op, so they are there
+        latest[i] = max([i, *needed])
+    return [latest[i] for i in range(len(number))]
 
 
 def _draw(dice: Random, problem: Problem, depth: int) -> Quantity:

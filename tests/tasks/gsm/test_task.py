@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from agentsleep.errors import SettingsError
+from agentsleep.errors import InputError, SettingsError
 from agentsleep.tasks import IGNORE, Batch, Difficulty, Task, Window
 from agentsleep.tasks.gsm import Gsm, solve
 from agentsleep.tokens import decode_text, encode_text
@@ -236,3 +236,59 @@ def test_difficulties_it_does_not_have(window: int, difficulty: Difficulty, word
 def test_what_just_fits() -> None:
     for window, windows, form in ((108, 1, "all"), (57, 2, "first"), (54, 2, "all"), (36, 3, "last")):
         draw(Difficulty(windows=windows, depth=2, form=form), size=2, task=Gsm(window=window))
+
+
+@pytest.mark.parametrize("form", ["all", "copies", "first"])
+def test_a_trace_tells_what_follows_from_the_text_so_far(form: str) -> None:
+    task = Gsm(forms=("copy", "more", "times", "sum", "difference"))  # the solver refuses a total of what comes later
+    batch = draw(Difficulty(windows=3, depth=6, form=form), size=30, task=task)
+    counts: Counter[str] = Counter()
+    for row in range(30):
+        windows = [english(context, row) for context in batch.context]
+        windows[0] = windows[0].split("?")[-1]
+        whole = "".join(windows)
+        for number, context in enumerate(batch.context):
+            assert context.trace is not None
+            tokens = real(context, row)
+            stops = [i for i, token in enumerate(tokens) if decode_text(GSM.tokenizer, [token]) == "."]
+            sentences = windows[number].split(".")[:-1]
+            for i, (place, sentence) in enumerate(zip(stops, sentences, strict=True)):
+                name = re.match(r" The number of (.+?) in (.+?) equals", sentence)
+                assert name
+                question = f"How many {name[1]} does {name[2]} have?"
+                before = "".join(windows[:number])
+                so_far = before + "".join(f"{read}." for read in sentences[: i + 1])
+                for passed, known in ((1, so_far), (2, before + windows[number]), (4, before + windows[number])):
+                    told = int(context.trace(passed, 4)[row, place])
+                    try:  # a total that lacks a summand would take fewer steps
+                        follows = solve(known, question) == solve(whole, question)
+                    except InputError:
+                        follows = False
+                    assert (told != IGNORE) == follows
+                    counts[f"{passed} {follows}"] += 1
+                    if follows:
+                        answer = solve(whole, question).answer
+                        assert told == encode_text(GSM.tokenizer, f" {answer}")[0]
+    for context in batch.context:
+        for passed in (1, 2):
+            labels = context.trace(passed, 4) if context.trace else None
+            assert labels is not None
+            assert labels.shape == context.ids.shape
+    assert counts["1 True"] < counts["2 True"] == counts["4 True"]
+    assert min(counts.values()) > 20
+
+
+def test_behind_the_last_window_every_value_is_known() -> None:
+    """Totals too."""
+    batch = draw(Difficulty(windows=2, depth=8, form="all"), size=30)
+    last = batch.context[-1]
+    assert last.trace is not None
+    assert batch.questions[0].trace is None
+    labels = last.trace(2, 2)
+    texts = [[english(context, row) for context in batch.context] for row in range(30)]
+    assert "the total number" in "".join(last for _, last in texts)
+    for row, (first, text) in enumerate(texts):
+        names = re.findall(r" The number of (.+?) in (.+?) equals", text)
+        wanted = [solve(first + text, f"How many {kind} does {place} have?").answer for kind, place in names]
+        told = [int(label) for label in labels[row] if label != IGNORE]
+        assert [decode_text(GSM.tokenizer, [label]).strip() for label in told] == [str(value) for value in wanted]
