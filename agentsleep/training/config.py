@@ -74,10 +74,8 @@ class TrainConfig:
     model: fields of NapConfig; with ``model_type`` those of another family of transformers, and ``sleep_*``.
     task: fields of the task.  visits: sleep depths, one drawn a batch.
     judge: (passes, rounds) whose answers the curriculum listens to.  mastered: accuracy that counts as mastered, over
-    the last ``memory`` questions of that depth.  own_pace: the other visits are asked no deeper than a stride beyond
-    what they have mastered themselves; what is out of their reach would be noise to the judge.
-    The run ends at ``max_steps`` or ``max_minutes`` of CPU time, whichever comes first; the learning rates fall
-    linearly to zero over the last ``decay`` of it.
+    the last ``memory`` questions of that depth.  The run ends at ``max_steps`` or ``max_minutes`` of CPU time,
+    whichever comes first; the learning rates fall linearly to zero over the last ``decay`` of it.
     eviction, recompute, trace: as for :func:`agentsleep.training.episode.read_batch`.
     device: as torch names it, or ``accelerate``, which asks that library.  bf16: autocast.
     graft: how fast-weight layers are inserted into a model that has none, as for :func:`agentsleep.models.graft.graft`.
@@ -93,7 +91,6 @@ class TrainConfig:
     curriculum: tuple[Stage, ...] = (Stage(),)
     mastered: float = 0.95
     memory: int = 400
-    own_pace: bool = False
     seed: int = 0
     batch: int = 64
     muon_lr: float = 5e-3

@@ -101,7 +101,7 @@ class Trainer:
         choices = self.config.visits_of(self.curriculum.stage)
         weights = np.array([v.weight for v in choices])
         visits = choices[int(self.rng.choice(len(weights), p=weights / weights.sum()))]
-        difficulty = self.curriculum.difficulty(self.rng, (visits.passes, visits.rounds))
+        difficulty = self.curriculum.difficulty(self.rng)
         batch = self.task.batch(self.rng, self.curriculum.batch(difficulty.form), difficulty)
         reader, recompute = self.subject.reader, self.config.recompute
         if self.config.truncate:  # outside: what is computed again must be cut where it was cut before

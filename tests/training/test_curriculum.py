@@ -14,11 +14,9 @@ from agentsleep.training.curriculum import Curriculum
 JUDGE, OTHER = (4, 1), (1, 1)
 
 
-def curriculum(*stages: Stage, memory: int = 100, mastered: float = 0.9, own_pace: bool = False) -> Curriculum:
+def curriculum(*stages: Stage, memory: int = 100, mastered: float = 0.9) -> Curriculum:
     visits = (Visits(passes=1), Visits(passes=4))
-    return Curriculum(
-        TrainConfig(visits=visits, judge=JUDGE, curriculum=stages, memory=memory, mastered=mastered, own_pace=own_pace)
-    )
+    return Curriculum(TrainConfig(visits=visits, judge=JUDGE, curriculum=stages, memory=memory, mastered=mastered))
 
 
 def heard(run: Curriculum, visits: tuple[int, int], hits: dict[int, tuple[int, int]]) -> bool:
@@ -45,77 +43,6 @@ def test_others_than_the_judge_do_not_count() -> None:
     assert run.accuracy(1) == (0.0, 0)
 
 
-def asked(run: Curriculum) -> tuple[int, int]:
-    """How deep the judge and the other visit are asked."""
-    rng = np.random.default_rng(0)
-    return run.difficulty(rng, JUDGE).depth, run.difficulty(rng, OTHER).depth
-
-
-def test_all_visits_are_asked_as_deep_as_the_judge() -> None:
-    run = curriculum(Stage(end_depth=3))
-    heard(run, JUDGE, {1: (100, 100)})
-    assert asked(run) == (2, 2)
-    assert run.state_dict()["paces"] == []
-
-
-def test_a_visit_of_its_own_pace_follows_the_judge() -> None:
-    run = curriculum(Stage(end_depth=5, stride=2), own_pace=True)
-    assert asked(run) == (1, 1)
-    heard(run, OTHER, {1: (100, 100)})
-    assert asked(run) == (1, 1)  # no deeper than the judge
-    heard(run, JUDGE, {1: (100, 100)})
-    assert asked(run) == (3, 1)
-    assert not heard(run, OTHER, {1: (60, 60)})  # what it showed before still counts, and is mastered now
-    assert asked(run) == (3, 3)
-    heard(run, JUDGE, {1: (100, 100), 3: (100, 100)})
-    for hits in ({3: (89, 100)}, {1: (100, 100)}, {}, {3: (90, 100)}):
-        assert asked(run) == (5, 3)
-        heard(run, OTHER, hits)
-    assert asked(run) == (5, 5)
-    for _ in range(3):
-        heard(run, OTHER, {5: (100, 100)})
-    assert asked(run) == (5, 5)
-
-
-def test_a_mix_is_nobodys_pace() -> None:
-    run = curriculum(Stage(form="live", mix=("pairs",), end_depth=3), own_pace=True)
-    heard(run, JUDGE, {1: (100, 100)})
-    run.heard("pairs", OTHER, {1: (100, 100)})
-    assert asked(run) == (2, 1)
-
-
-def test_a_new_stage_keeps_the_paces_but_not_what_was_shown() -> None:
-    run = curriculum(Stage(end_depth=3), Stage(start_depth=2, end_depth=4), Stage(end_depth=2), own_pace=True)
-    for depth in (1, 2, 3):
-        assert asked(run) == (depth, 1)
-        heard(run, OTHER, {1: (80, 100)})
-        heard(run, JUDGE, {depth: (100, 100)})
-    assert run.stage_index == 1
-    assert asked(run) == (3, 2)  # the stage asks nothing less deep
-    heard(run, OTHER, {2: (100, 100)})
-    assert asked(run) == (3, 3)
-    heard(run, JUDGE, {3: (100, 100)})
-    heard(run, JUDGE, {4: (100, 100)})
-    assert run.stage_index == 2
-    assert asked(run) == (2, 2)  # never deeper than the judge
-
-
-def test_paces_go_on_from_a_checkpoint() -> None:
-    run, other = (curriculum(Stage(end_depth=4), own_pace=True) for _ in range(2))
-    for depth in (1, 2, 3):
-        heard(run, JUDGE, {depth: (100, 100)})
-    heard(run, OTHER, {1: (100, 100)})
-    heard(run, OTHER, {2: (45, 50)})
-    other.load_state_dict(json.loads(json.dumps(run.state_dict())))
-    assert asked(run) == asked(other) == (4, 2)
-    for each in (run, other):
-        heard(each, OTHER, {2: (45, 50)})
-    assert asked(run) == asked(other) == (4, 3)
-    before = {name: part for name, part in run.state_dict().items() if name != "paces"}  # of an older release
-    other.load_state_dict(before)
-    assert asked(other) == (4, 1)
-
-
 def test_a_stage_may_have_its_own_judge() -> None:
     run = curriculum(Stage(end_depth=1), Stage(end_depth=3, judge=OTHER))
     assert not heard(run, OTHER, {1: (100, 100)})
@@ -129,7 +56,7 @@ def test_a_stage_may_have_its_own_judge() -> None:
 def test_a_mix_is_drawn_but_not_listened_to() -> None:
     run = curriculum(Stage(form="live", mix=("pairs", "pairs", "facts"), batch=16, end_depth=3))
     rng = np.random.default_rng(0)
-    drawn = Counter(run.difficulty(rng, JUDGE).form for _ in range(800))
+    drawn = Counter(run.difficulty(rng).form for _ in range(800))
     assert sorted(drawn) == ["facts", "live", "pairs"]
     assert 340 < drawn["pairs"] < 460
     assert 160 < drawn["live"] < 240
@@ -166,7 +93,7 @@ def test_stages_follow_each_other() -> None:
     assert run.depth == 2  # what was mastered is not asked anew from the start
     assert run.accuracy(2) == (0.0, 0)  # but has to be shown in the new form
     rng = np.random.default_rng(0)
-    assert run.difficulty(rng, JUDGE) == Difficulty(windows=3, depth=2, form="live")
+    assert run.difficulty(rng) == Difficulty(windows=3, depth=2, form="live")
 
 
 @pytest.mark.parametrize(("start", "end", "wanted"), [(1, 4, 3), (4, 6, 4), (1, 2, 2)])
@@ -217,7 +144,7 @@ def test_a_stage_can_end_by_steps() -> None:
 def test_windows_are_drawn_evenly() -> None:
     run = curriculum(Stage(windows=(1, 2, 4)))
     rng = np.random.default_rng(0)
-    drawn = Counter(run.difficulty(rng, JUDGE).windows for _ in range(600))
+    drawn = Counter(run.difficulty(rng).windows for _ in range(600))
     assert sorted(drawn) == [1, 2, 4]
     assert min(drawn.values()) > 160
 
@@ -225,9 +152,9 @@ def test_windows_are_drawn_evenly() -> None:
 def test_a_stage_says_how_many_questions_are_of_the_full_depth() -> None:
     run = curriculum(Stage(focus=0.25, max_steps=1), Stage())
     rng = np.random.default_rng(0)
-    assert run.difficulty(rng, JUDGE).focus == 0.25
+    assert run.difficulty(rng).focus == 0.25
     heard(run, OTHER, {})
-    assert run.difficulty(rng, JUDGE).focus == 0.0
+    assert run.difficulty(rng).focus == 0.0
 
 
 def test_it_goes_on_from_a_checkpoint() -> None:
