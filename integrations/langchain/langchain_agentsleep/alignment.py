@@ -14,7 +14,7 @@ what they say:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 
@@ -87,6 +87,15 @@ def fit(lines: Sequence[Line], messages: Sequence[Listed], handle: tuple[int, in
         return _by_handle(lines[handle[0]], messages, *handle) if found is None else found
     found = _by_ids(lines, messages, range(len(lines)))
     return _by_content(lines, messages) if found is None else found
+
+
+def to_be_asked(line: Line, found: Fit, messages: Sequence[Listed]) -> Fit:
+    """The fit of a list that is to be answered, and parts from the line: a message at its end that was no question when
+    the line heard it, since another one followed, does not stand. It is read anew, now as a question."""
+    if not found.length or found.length < len(messages):
+        return found
+    stands = line.said[found.stands - 1].asked or not messages[-1].asks
+    return found if stands else replace(found, length=found.length - 1)
 
 
 def _run(line: Line, start: int, messages: Sequence[Listed], same: Callable[[Logged, Listed], bool]) -> int:

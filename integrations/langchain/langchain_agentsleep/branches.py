@@ -142,7 +142,7 @@ def read(session: Session, messages: Sequence[Listed], answered: bool) -> None:
     """
     for place, one in enumerate(messages):
         follows = messages[place + 1].role == "assistant" if place + 1 < len(messages) else answered
-        asked = follows and one.role in ("user", "tool")  # so that it sleeps where it slept when it gave that answer
+        asked = follows and one.asks  # so that it sleeps where it slept when it gave that answer
         if not one.calls:
             session.add(one.role, one.text, asked=asked, metadata=one.metadata())
             continue

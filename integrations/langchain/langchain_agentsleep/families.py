@@ -13,7 +13,7 @@ from agentsleep.archive import Scope, SessionRecord
 from agentsleep.errors import SessionBusy, SessionNotFound
 from agentsleep.memory import Position, Session, SleepMemory
 from agentsleep.policy import SleepPolicy
-from langchain_agentsleep.alignment import NOTHING, Fit, Line, fit
+from langchain_agentsleep.alignment import NOTHING, Fit, Line, fit, to_be_asked
 from langchain_agentsleep.branches import Branch, Handle, close, park, read
 from langchain_agentsleep.messages import Listed
 
@@ -73,6 +73,7 @@ class Family:
         branch, found, place, cold = self._chosen(messages, handle, policy, timeout)
         try:
             if self._parts(branch, found):
+                found = to_be_asked(branch.line, found, messages) if answered else found
                 branch, cold = self._branch(branch, branch.position(found.stands, handle), policy, timeout), True
             session = self._session(branch, policy, timeout)
             try:

@@ -53,6 +53,11 @@ class Listed:
         return key_of(self.role, self.text, self.calls)
 
     @property
+    def asks(self) -> bool:
+        """Whether an answer can follow it at once."""
+        return self.role in ("user", "tool")
+
+    @property
     def blank(self) -> bool:
         """Whether it says nothing."""
         return not self.calls and not self.text.strip()
@@ -67,6 +72,7 @@ class Logged:
     """A message of a session's log. key: None where its text is not there.
 
     start, stop: the seqs of its events.  end: tokens of the log up to its last one.
+    asked: whether it was read as a question, which an answer follows at once.
     """
 
     key: str | None
@@ -75,6 +81,7 @@ class Logged:
     stop: int
     end: int
     blank: bool = field(default=False, repr=False)
+    asked: bool = field(default=False, repr=False)
 
 
 def listed(messages: Sequence[BaseMessage], *, naming: bool = False) -> tuple[str | None, list[Listed]]:
@@ -192,4 +199,4 @@ def _message(first: Event, last: Event, about: Mapping[str, Any]) -> Logged:
     if "key" not in about and said is not None:
         key = key_of(last.role or "", said, [ToolCall(**call) for call in calls])
     blank = last.role in ("assistant", "system") and said is not None and not said.strip() and not calls
-    return Logged(key, about.get("id"), first.seq, last.seq + 1, end, blank)
+    return Logged(key, about.get("id"), first.seq, last.seq + 1, end, blank, bool(last.data.get("asked")))

@@ -229,6 +229,25 @@ def test_the_same_list_again_is_answered_by_a_branch_and_the_first_answer_stays(
     assert len(names(chat.memory)) == 2
 
 
+@pytest.mark.parametrize("turns", [0, 1, 3])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_message_that_is_a_question_only_now_is_read_as_one(sleepy: ChatSleep, kept: bool, turns: int) -> None:
+    """The thread goes back behind the first of two messages in a row, or before it and the user says the same again."""
+    messages = converse(sleepy, turns)
+    messages += [HumanMessage(FACTS[7], id="one"), HumanMessage(FACTS[8], id="two")]
+    say(sleepy, messages, "noted")
+    back = messages[:-1] if kept else [*messages[:-2], HumanMessage(FACTS[7], id="again")]
+    answer = say(sleepy, back, "noted")
+    assert len(branches(sleepy.memory)) == 1
+    family = threads_of(sleepy.memory).family(SCOPE)
+    with family.use(handle_in(answer), 5.0) as session:
+        assert session is not None
+        assert_whole(session)
+        said = [event for event in session.messages() if not event.data.get("open")]
+        assert [(event.role, event.text) for event in said] == texts([*back, answer])
+        assert [bool(event.data.get("asked")) for event in said] == [True, False] * (turns + 1)
+
+
 def test_a_rewound_state_takes_its_handle_along(chat: ChatSleep) -> None:
     messages = converse(chat, 3)
     early = handle_in(messages[1])  # type: ignore[arg-type]
