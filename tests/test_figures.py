@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from agentsleep.reproduce.plan import load_arm, load_table
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -92,15 +94,18 @@ def test_the_rota_table_counts_only_facts_that_were_spread(tmp_path: Path) -> No
 
 
 def evidence_document() -> dict[str, Any]:
-    """Depo in one window: sleep at N = 4 over two seeds, and one run at N = 1."""
+    """Depo in one window: sleep at N = 4 over two seeds, and one run at N = 1, which an earlier plan has made."""
 
-    def run(arm: str, seed: int, passes: int, accuracy: float) -> dict[str, Any]:
+    def run(arm: str, seed: int, passes: int, accuracy: float, digest: str | None = None) -> dict[str, Any]:
+        plan = load_arm(arm, "small")
         row = {"part": "one-window", "windows": 1, "form": "plain", "passes": passes, "rounds": 1, "depth": 8}
         return {
             "arm": arm,
             "label": f"the arm {arm}",
             "scale": "small",
             "seed": seed,
+            "digest": digest or plan.digest(seed),
+            "measures": load_table("depo").digest(plan),
             "machine": {"processor": "a processor", "torch": "2", "transformers": "5", "python": "3"},
             "parameters": 1000,
             "steps": 3706,
@@ -111,7 +116,7 @@ def evidence_document() -> dict[str, Any]:
             "rows": [{**row, "accuracy": accuracy, "questions": 100}],
         }
 
-    runs = [run("depo1/random", 0, 4, 0.9), run("depo1/random", 1, 4, 0.94), run("depo1/n1", 0, 1, 0.1)]
+    runs = [run("depo1/random", 0, 4, 0.9), run("depo1/random", 1, 4, 0.94), run("depo1/n1", 0, 1, 0.1, "earlier")]
     return {"format": 1, "table": "depo", "runs": runs}
 
 
@@ -120,9 +125,10 @@ def test_the_evidence_is_averaged_over_seeds(tmp_path: Path) -> None:
     shown = FIGURES.BLOCKS["evidence-depo"](tmp_path)
     assert "| 0.920<br><sub>0.666–1.000</sub> | 2 |" in shown  # .92 +- 12.706 * .0283 / sqrt(2)
     assert "| 0.100<br><sub>0.055–0.174</sub> | 1 |" in shown  # Wilson, 10 of 100
-    assert "| the arm depo1/n1 | `depo1/n1` | 1,000 | 3,706 | 12.0 | 2.0 | 1.00 | 4.00 |" in shown
+    assert "| the arm depo1/n1 † | `depo1/n1` | 1,000 | 3,706 | 12.0 | 2.0 | 1.00 | 4.00 |" in shown
     assert "](evidence/depo.png)" in shown
     assert "8 hops, N = 4 | 0.920<br>" in FIGURES.headline(tmp_path)
+    assert "0.100<br><sub>0.055–0.174</sub> † |" in FIGURES.headline(tmp_path)
     assert FIGURES.BLOCKS["evidence-rule110"](tmp_path).startswith("*not measured yet*")
 
 

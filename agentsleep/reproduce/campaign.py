@@ -12,7 +12,7 @@ from typing import Any
 from agentsleep.errors import SettingsError
 from agentsleep.evals.parallel import in_order
 from agentsleep.reproduce import document
-from agentsleep.reproduce.plan import Arm, Table, runs_of
+from agentsleep.reproduce.plan import Arm, Table, is_current, runs_of
 from agentsleep.reproduce.runs import Report, folder_of, perform
 
 
@@ -58,7 +58,7 @@ class Campaign:
 
         def measured(arm: Arm, seed: int) -> bool:
             run = held.get((self.scale, arm.name, seed))
-            return run is not None and run["digest"] == arm.digest(seed) and run["measures"] == self.table.digest(arm)
+            return run is not None and is_current(self.table, run)
 
         return [(arm, seed) for arm, seed in self.jobs() if not measured(arm, seed)]
 

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from agentsleep.reproduce.plan import Part, Table
-from agentsleep.reproduce.summary import Mean, Run, by_arm, distinct, mean, values_of
+from agentsleep.reproduce.summary import EARLIER, Mean, Run, by_arm, distinct, mean, settled, values_of
 from agentsleep.reproduce.visits import ORDERS
 
 Render = Callable[[Sequence[Run], str, Part], str]
@@ -30,13 +30,16 @@ def cell(found: Mean | None) -> str:
 def render(table: Table, document: Mapping[str, Any], *, heading: bool = True) -> str:
     """A table's page: what it asks, every part, what the runs cost, and on what they ran."""
     blocks = [f"## {table.title}", table.asks] if heading else []
-    for scale in dict.fromkeys(run["scale"] for run in document["runs"]):
-        runs = [run for run in document["runs"] if run["scale"] == scale]
+    every = settled(table, document["runs"])
+    for scale in dict.fromkeys(run["scale"] for run in every):
+        runs = [run for run in every if run["scale"] == scale]
         for part in table.parts:
             measured = [run for name in part.arms for run in by_arm(runs).get(name, [])]
             if measured:
                 blocks += [f"### {part.title}", RENDERS[part.show.get("as", part.measure)](measured, part.name, part)]
         blocks += [_costs(table, runs), _foot(runs, scale)]
+    if any(run["label"].endswith(EARLIER) for run in every):
+        blocks.append(f"{EARLIER} Trained or measured by an earlier plan; it counts as missing.")
     blocks.append(f"`agentsleep reproduce {table.name} --resume` measures what is missing.")
     return "\n\n".join(blocks) + "\n"
 
@@ -45,18 +48,26 @@ def headlines(table: Table, document: Mapping[str, Any]) -> Iterable[tuple[str, 
     """For every part that names a ``headline``: what is asked, the best sleep, the best baseline, and the seeds.
 
     A headline has ``what``, ``arm``, ``against`` (arms; the best of them counts) and ``at``, the values that its rows
-    have; ``passes`` and ``rounds`` are those of the arm alone, a baseline is taken at N = 1.
+    have; ``passes`` and ``rounds`` are those of the arm alone, a baseline is taken at N = 1. Where an earlier plan made
+    one of them, EARLIER stands behind it.
     """
-    arms = by_arm(run for run in document["runs"] if run["scale"] == "small")
+    arms = by_arm(run for run in settled(table, document["runs"]) if run["scale"] == "small")
     for part in table.parts:
         for line in part.show.get("headline", []):
             seeds = arms.get(line["arm"], [])
             rate, at = part.show.get("rate", "accuracy"), line["at"]
             found = mean(seeds, part.name, rate, **at, **line.get("sleep", {}))
-            others = [mean(arms.get(name, []), part.name, rate, **at, passes=1) for name in line.get("against", [])]
-            best = max((other for other in others if other is not None), key=lambda m: m.value, default=None)
+            against = {name: mean(arms.get(name, []), part.name, rate, **at, passes=1) for name in line["against"]}
+            others = [(other, name) for name, other in against.items() if other is not None]
+            best, name = max(others, key=lambda other: other[0].value, default=(None, ""))
             if found is not None:
-                yield line["what"], cell(found), cell(best) or "*not measured yet*", f"{found.seeds}"
+                sleep = f"{cell(found)}{_mark(seeds)}"
+                opponent = f"{cell(best)}{_mark(arms[name])}" if best else "*not measured yet*"
+                yield line["what"], sleep, opponent, f"{found.seeds}"
+
+
+def _mark(seeds: Sequence[Run]) -> str:
+    return f" {EARLIER}" if seeds[0]["label"].endswith(EARLIER) else ""
 
 
 def depth(runs: Sequence[Run], place: str, part: Part) -> str:

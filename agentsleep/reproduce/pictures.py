@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from agentsleep.evals.plots import COLOURS, DASHES, GREY, MARKERS
 from agentsleep.reproduce.markdown import visit_name, visits_of
 from agentsleep.reproduce.plan import Part, Table
-from agentsleep.reproduce.summary import Mean, Run, by_arm, distinct, mean, values_of
+from agentsleep.reproduce.summary import Mean, Run, by_arm, distinct, mean, settled, values_of
 
 Panel = Callable[[Axes, Sequence[Run], str, Part], None]
 
 
 def draw(table: Table, document: Mapping[str, Any]) -> Figure:
     """Every part that was measured, at the scale of the first run."""
-    scale = document["runs"][0]["scale"]
-    arms = by_arm(run for run in document["runs"] if run["scale"] == scale)
+    every = settled(table, document["runs"])
+    scale = every[0]["scale"]
+    arms = by_arm(run for run in every if run["scale"] == scale)
     panels = []
     for part in table.parts:
         runs = [run for name in part.arms for run in arms.get(name, [])]

@@ -88,6 +88,16 @@ class Table:
         return _digest([arm.passes, arm.rounds, parts])
 
 
+def is_current(table: Table, run: Mapping[str, Any]) -> bool:
+    """Whether a run was trained, and measured for the table, as the plans say now."""
+    try:
+        arm = load_arm(run["arm"], run["scale"])
+    except SettingsError:  # the plans have no such arm any more
+        return False
+    trained: bool = run["digest"] == arm.digest(run["seed"])
+    return trained and run["measures"] == table.digest(arm)
+
+
 def table_names() -> list[str]:
     """All tables, in the order of the docs."""
     return list(_read(_TABLES))

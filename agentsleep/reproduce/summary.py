@@ -8,10 +8,12 @@ from statistics import fmean
 from typing import Any
 
 from agentsleep.evals.intervals import wilson
+from agentsleep.reproduce.plan import Table, is_current
 from agentsleep.reproduce.statistics import rate_interval, t_interval
 
 RATES = ("accuracy", "exact")  # parts of what was asked; seconds, tokens and changes are none
 Run = Mapping[str, Any]
+EARLIER = "†"  # of a plan before the present one
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,17 @@ def distinct(runs: Sequence[Run], part: str, keys: Sequence[str], **wanted: Any)
             chosen = {key: row[key] for key in keys if key in row}
             found.setdefault(tuple(chosen.items()), chosen)
     return list(found.values())
+
+
+def settled(table: Table, runs: Sequence[Run]) -> list[Run]:
+    """The runs that a table shows. Runs of an earlier plan are never averaged with those of the present one: they are
+    left out where an arm has present ones, and have EARLIER behind their label where it has none."""
+    shown: list[Run] = []
+    for scale, arm in dict.fromkeys((run["scale"], run["arm"]) for run in runs):
+        seeds = [run for run in runs if (run["scale"], run["arm"]) == (scale, arm)]
+        present = [run for run in seeds if is_current(table, run)]
+        shown += present or [{**run, "label": f"{run['label']} {EARLIER}"} for run in seeds]
+    return shown
 
 
 def by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from matplotlib.container import ErrorbarContainer
 
+from agentsleep.reproduce import summary
 from agentsleep.reproduce.markdown import cell, grid, headlines, render
 from agentsleep.reproduce.pictures import draw
 from agentsleep.reproduce.plan import Part, Table, load_table
@@ -52,6 +53,13 @@ DOCUMENT = {
 }
 
 
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The document written by hand is of no plan; a run says itself whether an earlier one made it."""
+    monkeypatch.setattr(summary, "is_current", lambda table, run: not run.get("earlier"))
+
+
+@pytest.mark.usefixtures("by_hand")
 def test_means_intervals_and_seeds_by_hand() -> None:
     lines = render(TABLE, DOCUMENT).splitlines()
     assert lines[:9] == ["## A table", "", "What?", "", "### A part", "",
@@ -72,6 +80,7 @@ def test_means_intervals_and_seeds_by_hand() -> None:
     assert not render(TABLE, DOCUMENT, heading=False).startswith("## ")
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_parts_without_runs_and_runs_without_parts_are_left_out() -> None:
     other = Part(name="q", title="Not yet", measure="depth", arms=("hops/none",))
     document = {"runs": [*DOCUMENT["runs"], run("gone", 0, rows(1, 0.5))]}
@@ -80,6 +89,7 @@ def test_parts_without_runs_and_runs_without_parts_are_left_out() -> None:
     assert "GONE" not in page
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_scales_are_told_apart() -> None:
     document = {"runs": [run("a", 0, rows(1, 0.5), "paper"), run("a", 0, rows(1, 0.9))]}
     page = render(TABLE, document)
@@ -88,6 +98,7 @@ def test_scales_are_told_apart() -> None:
     assert page.index("| A | 0.500<br>") < page.index("| A | 0.900<br>")
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_headline_sets_the_sleep_beside_the_best_baseline() -> None:
     line = {"what": "two hops", "arm": "hops/a", "against": ["hops/b", "hops/c", "hops/a"], "at": {"depth": 1},
             "sleep": {"passes": 2}}  # fmt: skip
@@ -97,12 +108,49 @@ def test_a_headline_sets_the_sleep_beside_the_best_baseline() -> None:
     assert list(headlines(table, DOCUMENT)) == [("two hops", "1.000<br><sub>1.000–1.000</sub>", best, "3")]
 
 
+def earlier(made: dict[str, Any]) -> dict[str, Any]:
+    return {**made, "earlier": True}
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_runs_of_an_earlier_plan_are_marked_where_there_are_no_others() -> None:
+    document = {
+        "runs": [earlier(run("a", 0, rows(1, 0.5))), run("a", 1, rows(1, 0.9)), earlier(run("b", 0, rows(1, 0.7)))]
+    }
+    page = render(TABLE, document)
+    lines = [line for line in page.splitlines() if line.startswith(("| A", "| B"))]
+    assert [line.split("<br>")[0] for line in lines[:2]] == ["| A | 0.900", "| B † | 0.700"]
+    assert lines[0].endswith(" 1 |")  # the earlier seed is not averaged with it
+    assert lines[2].startswith("| A | `hops/a` | 12,345 | 2,000 |")
+    assert page.splitlines()[-3] == "† Trained or measured by an earlier plan; it counts as missing."
+    (axis,) = draw(TABLE, document).axes
+    labels = [c.get_label() for c in axis.containers if isinstance(c, ErrorbarContainer)]
+    assert labels == ["A", "B †"]
+    assert "†" not in render(TABLE, {"runs": document["runs"][:2]})
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_headline_marks_what_an_earlier_plan_has_made() -> None:
+    line = {"what": "a hop", "arm": "hops/a", "against": ["hops/b", "hops/c"], "at": {"depth": 1}, "sleep": {}}
+    table = Table(name="toy", title="", asks="", parts=(Part(name="p", title="", measure="depth", arms=PART.arms,
+        show={"headline": [line]}),))  # fmt: skip
+    for early, marks in (("b", (False, True)), ("a", (True, False)), ("c", (False, False))):
+        runs = [run("a", 0, rows(1, 0.9)), run("b", 0, rows(1, 0.7)), run("c", 0, rows(1, 0.1))]
+        runs = [earlier(one) if one["arm"] == f"hops/{early}" else one for one in runs]
+        ((_, sleep, opponent, _),) = headlines(table, {"runs": runs})
+        assert (sleep.endswith("</sub> †"), opponent.endswith("</sub> †")) == marks
+        assert opponent.startswith("0.700")
+    ((_, _, none, _),) = headlines(table, {"runs": [run("a", 0, rows(1, 0.9))]})
+    assert none == "*not measured yet*"
+
+
 def test_cells_and_grids() -> None:
     assert cell(None) == ""
     assert cell(Mean(0.12345, (0.0, 0.5), 1)) == "0.123<br><sub>0.000–0.500</sub>"
     assert grid(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --: |\n| 1 | 2 |"
 
 
+@pytest.mark.usefixtures("by_hand")
 def test_a_picture_of_the_same() -> None:
     figure = draw(TABLE, DOCUMENT)
     (axis,) = figure.axes

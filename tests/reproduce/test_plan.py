@@ -12,7 +12,7 @@ from agentsleep.reproduce.keeping import EPISODES
 from agentsleep.reproduce.markdown import RENDERS
 from agentsleep.reproduce.measures import MEASURES
 from agentsleep.reproduce.pictures import PANELS
-from agentsleep.reproduce.plan import SCALES, load_arm, load_table, runs_of, table_names
+from agentsleep.reproduce.plan import SCALES, is_current, load_arm, load_table, runs_of, table_names
 from agentsleep.reproduce.visits import ORDERS
 from agentsleep.tasks.base import Difficulty
 from agentsleep.training.runs import check, make_task
@@ -194,3 +194,13 @@ def test_runs_of_a_table(plans: Path) -> None:
     assert found == [("hops/random", 0), ("hops/random", 1), ("hops/random", 2), ("hops/n1", 0), ("hops/n1", 1)]
     assert load_table("every").arms() == ["hops/full", "hops/random", "hops/reset", "facts/full", "facts/random"]
     assert [part.name for part in load_table("every").parts_of("facts/random")] == ["retention", "saturation"]
+
+
+def test_whether_a_run_is_of_the_present_plan(plans: Path) -> None:
+    arm, table = load_arm("hops/n1", "small"), load_table("two")
+    run = {"arm": "hops/n1", "scale": "small", "seed": 1, "digest": arm.digest(1), "measures": table.digest(arm)}
+    assert is_current(table, run)
+    for other in ({"seed": 0}, {"scale": "paper"}, {"arm": "hops/random"}, {"arm": "hops/gone"}, {"measures": "0"}):
+        assert not is_current(table, {**run, **other})
+    change(plans, "hops", "warmup = 5", "warmup = 6")
+    assert not is_current(table, run)
