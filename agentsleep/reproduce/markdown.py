@@ -36,9 +36,12 @@ def render(table: Table, document: Mapping[str, Any], *, heading: bool = True) -
         for part in table.parts:
             measured = [run for name in part.arms for run in by_arm(runs).get(name, [])]
             if measured:
-                blocks += [f"### {part.title}", RENDERS[part.show.get("as", part.measure)](measured, part.name, part)]
+                blocks += [
+                    f"### {part.title}{_mark(measured)}",
+                    RENDERS[part.show.get("as", part.measure)](measured, part.name, part),
+                ]
         blocks += [_costs(table, runs), _foot(runs, scale)]
-    if any(run["label"].endswith(EARLIER) for run in every):
+    if any(_mark([run]) for run in every):
         blocks.append(f"{EARLIER} Trained or measured by an earlier plan; it counts as missing.")
     blocks.append(f"`agentsleep reproduce {table.name} --resume` measures what is missing.")
     return "\n\n".join(blocks) + "\n"
@@ -66,8 +69,9 @@ def headlines(table: Table, document: Mapping[str, Any]) -> Iterable[tuple[str, 
                 yield line["what"], sleep, opponent, f"{found.seeds}"
 
 
-def _mark(seeds: Sequence[Run]) -> str:
-    return f" {EARLIER}" if seeds[0]["label"].endswith(EARLIER) else ""
+def _mark(runs: Sequence[Run]) -> str:
+    """EARLIER, where an earlier plan has made all of them."""
+    return f" {EARLIER}" if all(run["label"].endswith(EARLIER) for run in runs) else ""
 
 
 def depth(runs: Sequence[Run], place: str, part: Part) -> str:

@@ -127,6 +127,8 @@ def test_runs_of_an_earlier_plan_are_marked_where_there_are_no_others() -> None:
     labels = [c.get_label() for c in axis.containers if isinstance(c, ErrorbarContainer)]
     assert labels == ["A", "B †"]
     assert "†" not in render(TABLE, {"runs": document["runs"][:2]})
+    assert "### A part †\n" in render(TABLE, {"runs": document["runs"][::2]})
+    assert "### A part\n" in page
 
 
 @pytest.mark.usefixtures("by_hand")
