@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import cache
 from random import Random
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from agentsleep.errors import SettingsError
-from agentsleep.tasks.base import IGNORE, Batch, Difficulty, Row, stack
+from agentsleep.tasks.base import Batch, Difficulty, Row, stack
 from agentsleep.tasks.gsm.jsonl import Example
 from agentsleep.tasks.gsm.problem import DERIVED, FROM_ONE, MOST_QUANTITIES, Problem, Quantity, grow
 from agentsleep.tasks.gsm.text import (
@@ -31,6 +29,7 @@ from agentsleep.tasks.gsm.text import (
     question_text,
     sentence_pieces,
 )
+from agentsleep.tasks.gsm.trace import Told, latest, traced
 
 FORMS = ("all", "copies", "last", "first")
 PACKED = ("all", "copies")  # a question for every quantity, in one window
@@ -123,7 +122,7 @@ class Gsm:
         answer_ids = ids([ANSWER])
         dice = Random(int(rng.integers(2**63)))  # many times faster on single draws than numpy
         context: list[list[Row]] = [[] for _ in range(difficulty.windows)]
-        told: list[list[_Told]] = [[] for _ in range(difficulty.windows)]
+        told: list[list[Told]] = [[] for _ in range(difficulty.windows)]
         questions: list[Row] = []
         for _ in range(size):
             problem = self._grow(dice, difficulty.depth, ("copy",) if difficulty.form == "copies" else self.forms)
@@ -133,18 +132,16 @@ class Gsm:
                 asked = [_draw(dice, problem, difficulty.depth)]
             sentences = [ids(sentence_pieces(problem.template, sentence)) for sentence in problem.sentences]
             values = [ids([f" {problem.values[sentence.quantity]}"])[0] for sentence in problem.sentences]
-            latest = _latest(problem)
+            last_needed = latest(problem)
             for i, part in enumerate(np.array_split(np.arange(len(sentences)), difficulty.windows)):
-                row, known = Row(), _Told()
+                row, known = Row(), Told()
                 if difficulty.form == "first" and i == 0:
                     row.read(ids(question_pieces(problem.template, asked[0])))
                 for sentence in part.tolist():
                     row.read(sentences[sentence])
-                    if latest[sentence] <= part[-1]:
-                        place = len(row.ids) - 1
-                        known.later[place] = values[sentence]
-                        if latest[sentence] == sentence:
-                            known.first[place] = values[sentence]
+                    if last_needed[sentence] <= part[-1]:
+                        at_once = last_needed[sentence] == sentence
+                        known.tell(len(row.ids) - 1, values[sentence], at_once=at_once)
                 context[i].append(row)
                 told[i].append(known)
             row = Row()
@@ -155,12 +152,8 @@ class Gsm:
                 row.labels[-1] = ids([f" {problem.values[quantity]}"])[0]
                 row.depth[-1] = problem.ops[quantity]
             questions.append(row)
-        windows = [stack(rows) for rows in context]
-        traced = [
-            replace(window, trace=partial(_trace, tuple(known), window.ids.shape[1]))
-            for window, known in zip(windows, told, strict=True)
-        ]
-        return Batch(context=traced, questions=[stack(questions)])
+        windows = [traced(stack(rows), known) for rows, known in zip(context, told, strict=True)]
+        return Batch(context=windows, questions=[stack(questions)])
 
     def examples(self, rng: np.random.Generator, count: int, depth: int) -> list[Example]:
         """``count`` problems as text, each with one question, its op drawn uniformly from 1..depth.
@@ -204,33 +197,6 @@ class Gsm:
                 f"the questions of form {difficulty.form!r} take {asked} tokens, but window is {self.window}; "
                 f"use window={asked}"
             )
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What a window of one problem tells behind its first pass and behind later ones: values by the places of stops."""
-
-    first: dict[int, int] = field(default_factory=dict)
-    later: dict[int, int] = field(default_factory=dict)
-
-
-def _trace(told: Sequence[_Told], length: int, number: int, passes: int) -> Tensor:
-    """The trace of a window, see :class:`Gsm`; ``[B, length]``."""
-    labels = torch.full((len(told), length), IGNORE)
-    for row, known in enumerate(told):
-        for place, value in (known.first if number == 1 else known.later).items():
-            labels[row, place] = value
-    return labels
-
-
-def _latest(problem: Problem) -> list[int]:
-    """For each sentence the number of the last one that its value follows from, itself included."""
-    number = {sentence.quantity: i for i, sentence in enumerate(problem.sentences)}
-    latest: dict[int, int] = {}
-    for i in sorted(range(len(number)), key=lambda i: problem.ops[problem.sentences[i].quantity]):
-        needed = [latest[number[ref]] for ref in problem.sentences[i].refs]  # of lower op, so they are there
-        latest[i] = max([i, *needed])
-    return [latest[i] for i in range(len(number))]
 
 
 def _draw(dice: Random, problem: Problem, depth: int) -> Quantity:
