@@ -1,4 +1,4 @@
-"""The denser supervision of word problems: what the end of a sentence is to tell, see :class:`..task.Gsm`."""
+"""Denser supervision of word problems: what the end of a sentence is to tell, see :class:`agentsleep.tasks.gsm.Gsm`."""
 
 from __future__ import annotations
 
