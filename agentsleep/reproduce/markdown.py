@@ -83,12 +83,18 @@ def depth(runs: Sequence[Run], place: str, part: Part) -> str:
         for visit in visits_of(seeds, place):
             cells = [cell(mean(seeds, place, rate, depth=d, **visit)) for d in columns]
             rows.append([f"{seeds[0]['label']}{visit_name(visit, seeds, place)}", *cells, f"{len(seeds)}"])
-    for name in part.show.get("baselines", ["chance"]):
+    for name in baselines_of(part):
         cells = [cell_of_baseline(runs, place, name, d) for d in columns]
         rows.append([name, *cells, ""])
     return grid(
         [part.show.get("rows", "model"), *(f"{part.show.get('column', 'k =')} {d}" for d in columns), "seeds"], rows
     )
+
+
+def baselines_of(part: Part) -> Sequence[str]:
+    """The baselines that a part shows beside its arms."""
+    shown: Sequence[str] = part.show.get("baselines", ["chance"])
+    return shown
 
 
 def cell_of_baseline(runs: Sequence[Run], place: str, name: str, depth: int) -> str:

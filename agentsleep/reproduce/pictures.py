@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from agentsleep.evals.plots import COLOURS, DASHES, GREY, MARKERS
-from agentsleep.reproduce.markdown import visit_name, visits_of
+from agentsleep.reproduce.markdown import baselines_of, visit_name, visits_of
 from agentsleep.reproduce.plan import Part, Table
 from agentsleep.reproduce.summary import Mean, Run, by_arm, distinct, mean, settled, values_of
 
@@ -70,9 +70,11 @@ def depth(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
             points = [(i, m) for i, m in found if m is not None]
             name = f"{seeds[0]['label']}{visit_name(visit, seeds, place)}"
             line(axis, [i for i, _ in points], [m for _, m in points], name, style if len(arms) > 1 else dash, dash)
-    chance = mean(runs[:1], place, name="chance", depth=depths[0])
-    if chance is not None and rate == "accuracy":
-        axis.axhline(chance.value, color=GREY, linestyle=(0, (1, 2)), linewidth=1.0, label="chance")
+    for name in baselines_of(part) if rate == "accuracy" else ():
+        guesses = {i: mean(runs[:1], place, name=name, depth=d) for i, d in enumerate(depths)}
+        values = {i: guess.value for i, guess in guesses.items() if guess is not None}
+        if values:
+            axis.plot(list(values), list(values.values()), color=GREY, linestyle=(0, (1, 2)), linewidth=1.0, label=name)
     axis.set_xticks(range(len(depths)), [f"{d}" for d in depths])
     axis.set_xlabel(part.show.get("column", "k ="))
     axis.set_ylabel(f"{rate}, 95 % interval")

@@ -162,6 +162,8 @@ def test_a_picture_of_the_same() -> None:
     (bars,) = lines["A: N = 1"].lines[2]
     assert sorted(y for _, y in bars.get_segments()[0]) == pytest.approx([0.870313, 0.969687], abs=1e-6)
     assert axis.get_title() == "A part"
+    (chance,) = [drawn for drawn in axis.get_lines() if drawn.get_label() == "chance"]
+    assert (list(chance.get_xdata()), list(chance.get_ydata())) == ([0, 1], [0.25, 0.25])
     looks = {(line.lines[0].get_color(), line.lines[0].get_linestyle()) for line in lines.values()}
     assert len(looks) == 3
 
