@@ -9,16 +9,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from agentsleep.evals.plots import COLOURS, DASHES, GREY, MARKERS
+from agentsleep.evals.plots import GREY
+from agentsleep.reproduce.looks import WARM, Look, lines_of, looks_of, numbered, shade
 from agentsleep.reproduce.markdown import baselines_of, visit_name, visits_of
 from agentsleep.reproduce.plan import Part, Table
 from agentsleep.reproduce.summary import Mean, Run, by_arm, distinct, mean, settled, values_of
 
 Panel = Callable[[Axes, Sequence[Run], str, Part], None]
+Point = tuple[float, Mean | None]
 
 
 def draw(table: Table, document: Mapping[str, Any]) -> Figure:
-    """Every part that was measured, at the scale of the first run."""
+    """Every part that was measured, one below the other, at the scale of the first run."""
     every = settled(table, document["runs"])
     scale = every[0]["scale"]
     arms = by_arm(run for run in every if run["scale"] == scale)
@@ -27,160 +29,172 @@ def draw(table: Table, document: Mapping[str, Any]) -> Figure:
         runs = [run for name in part.arms for run in arms.get(name, [])]
         if runs:
             panels.append((part, runs))
-    figure = Figure(figsize=(6.4 * len(panels), 5.6), layout="constrained")
+    figure = Figure(figsize=(10.0, 3.6 * len(panels) + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes: list[Axes] = list(figure.subplots(1, len(panels), squeeze=False).flat)
+    axes: list[Axes] = list(figure.subplots(len(panels), 1, squeeze=False).flat)
     for axis, (part, runs) in zip(axes, panels, strict=True):
         PANELS[part.show.get("drawn", part.show.get("as", part.measure))](axis, runs, part.name, part)
-        axis.set_title(part.title, fontsize="medium")
+        axis.set_title(part.title, fontsize="medium", loc="left")
         axis.grid(axis="y", color="0.9", linewidth=0.6)
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), fontsize="x-small", frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize="x-small", frameon=False)
     figure.suptitle(f"{table.title} (scale {scale})")
     return figure
 
 
-def line(axis: Axes, places: Sequence[float], means: Sequence[Mean], label: str, style: int, dash: int = 0) -> None:
-    """Means with their intervals over places of the horizontal axis."""
+def line(axis: Axes, points: Sequence[Point], label: str, look: Look) -> None:
+    """Means with their intervals over places of the horizontal axis; what was not measured is left out."""
+    found = [(x, m) for x, m in points if m is not None]
     axis.errorbar(
-        places,
-        [found.value for found in means],
+        [x for x, _ in found],
+        [m.value for _, m in found],
         yerr=[
-            [max(0.0, found.value - found.interval[0]) for found in means],
-            [max(0.0, found.interval[1] - found.value) for found in means],
+            [max(0.0, m.value - m.interval[0]) for _, m in found],
+            [max(0.0, m.interval[1] - m.value) for _, m in found],
         ],
-        color=COLOURS[style % len(COLOURS)],
-        marker=MARKERS[max(style, dash) % len(MARKERS)],
-        linestyle=DASHES[dash % len(DASHES)],
+        color=look.color,
+        marker=look.marker,
+        linestyle=look.linestyle,
         markersize=4,
-        linewidth=1.3,
+        linewidth=1.4,
         elinewidth=0.8,
         capsize=2,
         label=label,
     )
 
 
+def rates(axis: Axes, what: str) -> None:
+    """The vertical axis of rates."""
+    axis.set_ylabel(f"{what}, 95 % interval", fontsize="small")
+    axis.set_ylim(-0.03, 1.03)
+
+
+def evenly(axis: Axes, places: Sequence[Any], what: str) -> None:
+    """A horizontal axis of places at equal distances, whatever lies between their values."""
+    axis.set_xticks(range(len(places)), [f"{place}" for place in places])
+    axis.set_xlabel(what, fontsize="small")
+
+
 def depth(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
     """Accuracy by depth, a line for each arm and depth of sleep; depths at equal distances."""
     rate = part.show.get("rate", "accuracy")
     depths = part.show.get("columns") or values_of(runs, place, "depth")
-    arms = by_arm(runs)
-    for style, seeds in enumerate(arms.values()):
-        for dash, visit in enumerate(visits_of(seeds, place)):
-            found = [(i, mean(seeds, place, rate, depth=d, **visit)) for i, d in enumerate(depths)]
-            points = [(i, m) for i, m in found if m is not None]
-            name = f"{seeds[0]['label']}{visit_name(visit, seeds, place)}"
-            line(axis, [i for i, _ in points], [m for _, m in points], name, style if len(arms) > 1 else dash, dash)
+    lines = [one for seeds in by_arm(runs).values() for one in lines_of(seeds, visits_of(seeds, place))]
+    for one, look in zip(lines, looks_of(lines), strict=True):
+        points = [(i, mean(one.seeds, place, rate, depth=d, **one.visit)) for i, d in enumerate(depths)]
+        line(axis, points, f"{one.seeds[0]['label']}{visit_name(one.visit, one.seeds, place)}", look)
     for name in baselines_of(part) if rate == "accuracy" else ():
         guesses = {i: mean(runs[:1], place, name=name, depth=d) for i, d in enumerate(depths)}
         values = {i: guess.value for i, guess in guesses.items() if guess is not None}
         if values:
             axis.plot(list(values), list(values.values()), color=GREY, linestyle=(0, (1, 2)), linewidth=1.0, label=name)
-    axis.set_xticks(range(len(depths)), [f"{d}" for d in depths])
-    axis.set_xlabel(part.show.get("column", "k ="))
-    axis.set_ylabel(f"{rate}, 95 % interval")
-    axis.set_ylim(-0.03, 1.03)
+    evenly(axis, depths, part.show.get("column", "k ="))
+    rates(axis, rate)
+
+
+def passes(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
+    """Accuracy at one depth by number of passes, a line for each arm."""
+    asked = part.show["picture"]
+    numbers = values_of(runs, place, "passes")
+    for style, seeds in enumerate(by_arm(runs).values()):
+        points = [(i, mean(seeds, place, passes=n, depth=asked)) for i, n in enumerate(numbers)]
+        line(axis, points, seeds[0]["label"], numbered(style))
+    evenly(axis, numbers, "passes")
+    rates(axis, f"accuracy at k = {asked}")
 
 
 def deepsleep(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
     """Accuracy at one depth by number of windows, a line for each way to share out the passes."""
     asked = part.show.get("picture", 4)
     windows = values_of(runs, place, "windows")
-    for seeds in by_arm(runs).values():
-        for style, visit in enumerate(distinct(seeds, place, ("passes", "rounds"))):
-            found = [
-                (i, mean(seeds, place, windows=w, depth=asked, order="oldest first", **visit))
-                for i, w in enumerate(windows)
-            ]
-            points = [(i, m) for i, m in found if m is not None]
-            name = f"N = {visit['passes']}, R = {visit['rounds']}"
-            line(axis, [i for i, _ in points], [m for _, m in points], name, style, visit["rounds"] - 1)
-    axis.set_xticks(range(len(windows)), [f"{w}" for w in windows])
-    axis.set_xlabel("windows")
-    axis.set_ylabel(f"accuracy at k = {asked}, 95 % interval")
-    axis.set_ylim(-0.03, 1.03)
+    arms = by_arm(runs).values()
+    lines = [one for seeds in arms for one in lines_of(seeds, distinct(seeds, place, ("passes", "rounds")))]
+    for one, look in zip(lines, looks_of(lines), strict=True):
+        points = [
+            (i, mean(one.seeds, place, windows=w, depth=asked, order="oldest first", **one.visit))
+            for i, w in enumerate(windows)
+        ]
+        line(axis, points, f"N = {one.visit['passes']}, R = {one.visit['rounds']}", look)
+    evenly(axis, windows, "windows")
+    rates(axis, f"accuracy at k = {asked}")
 
 
 def retention(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
     """Recall by later sleeps."""
     columns = part.show.get("columns") or values_of(runs, place, "later")
-    style = 0
-    for seeds in by_arm(runs).values():
-        for visit in distinct(seeds, place, ("form", "passes"), restored=False):
-            found = [(i, mean(seeds, place, later=m, restored=False, **visit)) for i, m in enumerate(columns)]
-            points = [(i, m) for i, m in found if m is not None]
-            name = f"{seeds[0]['label']}: {visit['form']}, N = {visit['passes']}"
-            line(axis, [i for i, _ in points], [m for _, m in points], name, style, int(visit["form"] == "facts"))
-            style += 1
-    axis.set_xticks(range(len(columns)), [f"{m}" for m in columns])
-    axis.set_xlabel("later sleeps")
-    axis.set_ylabel("recall, 95 % interval")
-    axis.set_ylim(-0.03, 1.03)
+    arms = by_arm(runs).values()
+    lines = [
+        one for seeds in arms for one in lines_of(seeds, distinct(seeds, place, ("form", "passes"), restored=False))
+    ]
+    for one, look in zip(lines, looks_of(lines), strict=True):
+        points = [(i, mean(one.seeds, place, later=m, restored=False, **one.visit)) for i, m in enumerate(columns)]
+        line(axis, points, f"{one.seeds[0]['label']}: {one.visit['form']}, N = {one.visit['passes']}", look)
+    evenly(axis, columns, "later sleeps")
+    rates(axis, "recall")
 
 
 def flops(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
     """Accuracy at one depth against what reading a token of the context costs, sleep included."""
     asked = part.show["picture"]
     for style, seeds in enumerate(by_arm(runs).values()):
-        points = []
-        for n in values_of(seeds, place, "passes"):
-            found = mean(seeds, place, passes=n, depth=asked)
-            if found is not None and f"{n}" in seeds[0]["flops_per_token"]:
-                points.append((seeds[0]["flops_per_token"][f"{n}"] / 1e6, found))
-        line(axis, [x for x, _ in points], [m for _, m in points], seeds[0]["label"], style)
-    axis.set_xscale("log")
-    axis.set_xlabel("MFLOPs a context token")
-    axis.set_ylabel(f"accuracy at k = {asked}, 95 % interval")
-    axis.set_ylim(-0.03, 1.03)
+        costs = seeds[0]["flops_per_token"]
+        visits = [{"passes": n} for n in values_of(seeds, place, "passes") if f"{n}" in costs]
+        points: list[Point] = [
+            (costs[f"{one.visit['passes']}"] / 1e6, mean(seeds, place, depth=asked, **one.visit))
+            for one in lines_of(seeds, visits)
+        ]
+        line(axis, points, seeds[0]["label"], numbered(style))
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel("MFLOPs a context token", fontsize="small")
+    rates(axis, f"accuracy at k = {asked}")
 
 
 def auto(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
     """Accuracy at one depth against the tokens read, fixed numbers of passes beside the one that is found."""
     asked = part.show["picture"]
     for seeds in by_arm(runs).values():
-        for style, visit in enumerate(distinct(seeds, place, ("passes", "patience"))):
+        visits = distinct(seeds, place, ("passes", "patience"))
+        fixed = [visit for visit in visits if not visit["patience"]]
+        for visit in visits:
             cost, found = (mean(seeds, place, key, depth=asked, **visit) for key in ("cost", "accuracy"))
-            if cost is not None and found is not None:
-                patience = f", patience {visit['patience']}" if visit["patience"] else ""
-                line(axis, [cost.value], [found], f"N = {visit['passes']}{patience}", style)
-    axis.set_xlabel("tokens read / tokens of the window")
-    axis.set_ylabel(f"accuracy at k = {asked}, 95 % interval")
-    axis.set_ylim(-0.03, 1.03)
+            if visit["patience"]:
+                label = f"N = {visit['passes']}, patience {visit['patience']}"
+                look = Look(WARM[visit["patience"] % len(WARM)], "D")
+            else:
+                label, look = f"N = {visit['passes']}", Look(shade(fixed.index(visit), len(fixed)))
+            if cost is not None:
+                line(axis, [(cost.value, found)], label, look)
+    axis.set_xlabel("tokens read / tokens of the window", fontsize="small")
+    rates(axis, f"accuracy at k = {asked}")
 
 
 def writes(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
     """Change of S by pass, a line for each layer."""
-    style = 0
-    for arm, seeds in by_arm(runs).items():
-        for layer in values_of(seeds, place, "layer"):
-            found = [
-                (n, mean(seeds, place, "change", layer=layer, **{"pass": n})) for n in values_of(seeds, place, "pass")
-            ]
-            axis.plot(
-                [n for n, _ in found],
-                [m.value if m else float("nan") for _, m in found],
-                color=COLOURS[style % len(COLOURS)],
-                marker=MARKERS[style % len(MARKERS)],
-                label=f"{arm}, layer {layer}",
-            )
-            style += 1
-    axis.set_xlabel("pass")
-    axis.set_ylabel("change of S")
+    numbers = values_of(runs, place, "pass")
+    lines = [(arm, seeds, layer) for arm, seeds in by_arm(runs).items() for layer in values_of(seeds, place, "layer")]
+    for style, (arm, seeds, layer) in enumerate(lines):
+        points = [(n, mean(seeds, place, "change", layer=layer, **{"pass": n})) for n in numbers]
+        line(axis, points, f"{arm}, layer {layer}", numbered(style))
+    axis.set_xlabel("pass", fontsize="small")
+    axis.set_ylabel("change of S", fontsize="small")
+    axis.set_ylim(bottom=0.0)
 
 
 def saturation(axis: Axes, runs: Sequence[Run], place: str, part: Part) -> None:
     """Recall against the gauge, a point for each number of facts."""
     for seeds in by_arm(runs).values():
-        for style, n in enumerate(values_of(seeds, place, "passes")):
-            points = []
+        several = values_of(seeds, place, "passes")
+        for i, n in enumerate(several):
+            points: list[Point] = []
             for facts in values_of(seeds, place, "facts", form="facts"):
                 wanted = {"form": "facts", "restored": False, "passes": n, "facts": facts}
                 gauge, recall = (mean(seeds, place, key, **wanted) for key in ("saturation", "accuracy"))
-                if gauge is not None and recall is not None:
+                if gauge is not None:
                     points.append((gauge.value, recall))
-            line(axis, [x for x, _ in points], [m for _, m in points], f"N = {n}", style)
-    axis.set_xlabel("saturation of S")
-    axis.set_ylabel("recall of the first facts, 95 % interval")
-    axis.set_ylim(-0.03, 1.03)
+            line(axis, points, f"N = {n}", Look(shade(i, len(several))))
+    axis.set_xlabel("saturation of S", fontsize="small")
+    rates(axis, "recall of the first facts")
 
 
 PANELS: dict[str, Panel] = {
@@ -188,6 +202,7 @@ PANELS: dict[str, Panel] = {
     "deepsleep": deepsleep,
     "depth": depth,
     "flops": flops,
+    "passes": passes,
     "retention": retention,
     "saturation": saturation,
     "writes": writes,

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
 
+from agentsleep.evals.plots import GREY
 from agentsleep.reproduce import summary
+from agentsleep.reproduce.looks import Line, lines_of, looks_of
 from agentsleep.reproduce.markdown import cell, grid, headlines, render
 from agentsleep.reproduce.pictures import draw
 from agentsleep.reproduce.plan import Part, Table, load_table
@@ -24,6 +27,7 @@ def run(arm: str, seed: int, rows: list[dict[str, Any]], scale: str = "small") -
     return {
         "arm": f"hops/{arm}",
         "label": arm.upper(),
+        "kind": "sleep" if arm == "a" else "baseline",
         "scale": scale,
         "seed": seed,
         "parameters": 12345,
@@ -32,7 +36,7 @@ def run(arm: str, seed: int, rows: list[dict[str, Any]], scale: str = "small") -
         "training_flops": 3e12,
         "flops_per_token": {"1": 500_000, "2": 1_000_000, "4": 2_000_000, "8": 4_000_000},
         "machine": MACHINE,
-        "config": {"threads": 1, "device": "cpu"},
+        "config": {"threads": 1, "device": "cpu", "judge": [1, 1]},
         "rows": [{"part": "p", **row} for row in rows],
     }
 
@@ -161,11 +165,39 @@ def test_a_picture_of_the_same() -> None:
     assert list(lines["A: N = 1"].lines[0].get_ydata()) == pytest.approx([0.92, 0.5])
     (bars,) = lines["A: N = 1"].lines[2]
     assert sorted(y for _, y in bars.get_segments()[0]) == pytest.approx([0.870313, 0.969687], abs=1e-6)
-    assert axis.get_title() == "A part"
+    assert axis.get_title(loc="left") == "A part"
     (chance,) = [drawn for drawn in axis.get_lines() if drawn.get_label() == "chance"]
     assert (list(chance.get_xdata()), list(chance.get_ydata())) == ([0, 1], [0.25, 0.25])
-    looks = {(line.lines[0].get_color(), line.lines[0].get_linestyle()) for line in lines.values()}
-    assert len(looks) == 3
+    assert len({line.lines[0].get_color() for line in lines.values()}) == 3
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_picture_shows_a_baseline_at_the_depth_of_its_training_alone() -> None:
+    for judge, drawn in (([2, 1], ["B: N = 2"]), ([4, 1], ["B: N = 1", "B: N = 2"])):  # 4 was not measured
+        found = run("b", 0, [*rows(1, 0.75), *rows(2, 0.5)])
+        found["config"]["judge"] = judge
+        (axis,) = draw(TABLE, {"runs": [found]}).axes
+        assert [c.get_label() for c in axis.containers if isinstance(c, ErrorbarContainer)] == drawn
+
+
+def test_looks() -> None:
+    def line(arm: str, kind: str, **visit: Any) -> Line:
+        return Line([{"arm": arm, "kind": kind}], visit)
+
+    sleeps = [line("a", "sleep", passes=n, rounds=r, form=form) for n in (1, 4) for r in (1, 2) for form in "xy"]
+    others = [line("b", "baseline"), line("c", "baseline"), line("d", "floor"), line("e", "floor")]
+    looks = looks_of([*sleeps, *others, line("f", "ceiling")])
+    assert len(set(looks)) == 13
+    by_visit = {tuple(one.visit.values()): look for one, look in zip(sleeps, looks, strict=False)}
+    assert by_visit[1, 1, "x"].color == by_visit[1, 1, "y"].color != by_visit[4, 1, "x"].color
+    assert sum(to_rgb(by_visit[4, 2, "x"].color)) < sum(to_rgb(by_visit[1, 2, "x"].color))  # darker
+    assert looks[10].color == looks[11].color == GREY
+
+
+def test_lines_of_an_arm_stand_rounds_by_rounds() -> None:
+    visits = [{"passes": n, "rounds": r} for n in (1, 2) for r in (1, 2)]
+    assert [tuple(one.visit.values()) for one in lines_of([{"arm": "a"}], visits)] == [(1, 1), (2, 1), (1, 2), (2, 2)]
+    assert lines_of([{"arm": "b", "kind": "baseline"}], []) == []
 
 
 @pytest.fixture
@@ -212,10 +244,10 @@ def test_ways_to_share_out_passes_cost_multiples_of_one(every) -> None:
 def test_every_measure_has_a_panel(every) -> None:
     table, document = every
     figure = draw(table, document)
-    assert [axis.get_title() for axis in figure.axes] == [part.title for part in table.parts]
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [part.title for part in table.parts]
     for axis in figure.axes:
         assert axis.get_legend() is not None
-        assert axis.lines, axis.get_title()
+        assert axis.lines, axis.get_title(loc="left")
     target = io.BytesIO()
     figure.savefig(target, format="png", dpi=40)
     assert target.getvalue().startswith(PNG)
@@ -224,4 +256,4 @@ def test_every_measure_has_a_panel(every) -> None:
 def test_a_panel_for_each_part_that_was_measured(every) -> None:
     table, document = every
     runs = [run for run in document["runs"] if run["arm"].startswith("facts/")]
-    assert [axis.get_title() for axis in draw(table, {"runs": runs}).axes] == ["Retention", "Saturation"]
+    assert [axis.get_title(loc="left") for axis in draw(table, {"runs": runs}).axes] == ["Retention", "Saturation"]
