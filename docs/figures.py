@@ -140,7 +140,7 @@ def headline(folder: Path) -> str:
             rows += [list(row) for row in headlines(load_table(name), measured)]
     if not rows:
         return unmeasured("agentsleep reproduce depo")
-    return grid(["what is asked once every window is evicted", "sleep", "trained at N = 1", "seeds"], rows)
+    return grid(["what is asked once every window is evicted", "sleep", "trained at N = 1", "seeds of both"], rows)
 
 
 # --------------------------------------------------------------------------------------------------------- speed

@@ -48,7 +48,7 @@ def render(table: Table, document: Mapping[str, Any], *, heading: bool = True) -
 
 
 def headlines(table: Table, document: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
-    """For every part that names a ``headline``: what is asked, the best sleep, the best baseline, and the seeds.
+    """For every part that names a ``headline``: what is asked, the best sleep, the best baseline, and the seeds of both.
 
     A headline has ``what``, ``arm``, ``against`` (arms; the best of them counts) and ``at``, the values that its rows
     have; ``passes`` and ``rounds`` are those of the arm alone, a baseline is taken at N = 1. Where an earlier plan made
@@ -66,7 +66,7 @@ def headlines(table: Table, document: Mapping[str, Any]) -> Iterable[tuple[str, 
             if found is not None:
                 sleep = f"{cell(found)}{_mark(seeds)}"
                 opponent = f"{cell(best)}{_mark(arms[name])}" if best else "*not measured yet*"
-                yield line["what"], sleep, opponent, f"{found.seeds}"
+                yield line["what"], sleep, opponent, f"{found.seeds}, {best.seeds if best else 0}"
 
 
 def _mark(runs: Sequence[Run]) -> str:

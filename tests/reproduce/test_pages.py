@@ -109,7 +109,7 @@ def test_a_headline_sets_the_sleep_beside_the_best_baseline() -> None:
     part = Part(name="p", title="", measure="depth", arms=PART.arms, show={"headline": [line, {**line, "arm": "x"}]})
     table = Table(name="toy", title="", asks="", parts=(part,))
     best = "0.920<br><sub>0.870–0.970</sub>"
-    assert list(headlines(table, DOCUMENT)) == [("two hops", "1.000<br><sub>1.000–1.000</sub>", best, "3")]
+    assert list(headlines(table, DOCUMENT)) == [("two hops", "1.000<br><sub>1.000–1.000</sub>", best, "3, 3")]
 
 
 def earlier(made: dict[str, Any]) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def test_a_headline_marks_what_an_earlier_plan_has_made() -> None:
         ((_, sleep, opponent, _),) = headlines(table, {"runs": runs})
         assert (sleep.endswith("</sub> †"), opponent.endswith("</sub> †")) == marks
         assert opponent.startswith("0.700")
-    ((_, _, none, _),) = headlines(table, {"runs": [run("a", 0, rows(1, 0.9))]})
-    assert none == "*not measured yet*"
+    ((_, _, none, seeds),) = headlines(table, {"runs": [run("a", 0, rows(1, 0.9))]})
+    assert (none, seeds) == ("*not measured yet*", "1, 0")
 
 
 def test_cells_and_grids() -> None:
