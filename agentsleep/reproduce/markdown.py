@@ -48,7 +48,7 @@ def render(table: Table, document: Mapping[str, Any], *, heading: bool = True) -
 
 
 def headlines(table: Table, document: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
-    """For every part that names a ``headline``: what is asked, the best sleep, the best baseline, and the seeds of both.
+    """For every part that names a ``headline``: what is asked, the best sleep, the best baseline, the seeds of both.
 
     A headline has ``what``, ``arm``, ``against`` (arms; the best of them counts) and ``at``, the values that its rows
     have; ``passes`` and ``rounds`` are those of the arm alone, a baseline is taken at N = 1. Where an earlier plan made
