@@ -38,9 +38,15 @@ class Line:
     visit: Mapping[str, Any]
 
     @property
+    def arm(self) -> str:
+        """Its name."""
+        name: str = self.seeds[0]["arm"]
+        return name
+
+    @property
     def kind(self) -> str:
-        """That of the arm; runs that do not say it are sleeps."""
-        kind: str = self.seeds[0].get("kind", "sleep")
+        """That of the arm: ``sleep``, ``baseline``, ``floor`` or ``ceiling``."""
+        kind: str = self.seeds[0]["kind"]
         return kind
 
 
@@ -50,37 +56,35 @@ def lines_of(seeds: Sequence[Run], visits: Sequence[Mapping[str, Any]]) -> list[
     lines = [Line(seeds, visit) for visit in sorted(visits, key=lambda visit: int(visit.get("rounds", 1)))]
     if not lines or lines[0].kind == "sleep":
         return lines
-    passes, rounds = seeds[0]["config"]["judge"]
-    trained = [
-        line
-        for line in lines
-        if (line.visit.get("passes", passes), line.visit.get("rounds", rounds)) == (passes, rounds)
-    ]
+    judge = dict(zip(("passes", "rounds"), seeds[0]["config"]["judge"], strict=True))
+    trained = [line for line in lines if all(line.visit.get(key, value) == value for key, value in judge.items())]
     return trained or lines
 
 
 def looks_of(lines: Sequence[Line]) -> list[Look]:
     """A look for each line of a panel."""
-    all_passes = sorted({line.visit.get("passes", 1) for line in lines if line.kind == "sleep"})
-    all_rounds = sorted({line.visit.get("rounds", 1) for line in lines if line.kind == "sleep"})
+    sleeps = [line for line in lines if line.kind == "sleep"]
+    all_passes = sorted({line.visit.get("passes", 1) for line in sleeps})
+    all_rounds = sorted({line.visit.get("rounds", 1) for line in sleeps})
     rest = list(dict.fromkeys(_rest(line) for line in lines))
-    arms = list(dict.fromkeys(line.seeds[0]["arm"] for line in lines))
-    others = {kind: _arms(lines, kind) for kind in ("baseline", "floor")}
+    arms = _arms(lines)
+    baselines, floors = (_arms([line for line in lines if line.kind == kind]) for kind in ("baseline", "floor"))
     looks = []
     for line in lines:
-        arm, kind = line.seeds[0]["arm"], line.kind
-        marker = MARKERS[arms.index(arm) % len(MARKERS)]
-        dash = rest.index(_rest(line))
-        if kind == "sleep":
+        marker, dash = arms.index(line.arm), rest.index(_rest(line))
+        if line.kind == "sleep":
             hue = all_rounds.index(line.visit.get("rounds", 1))
             color = shade(all_passes.index(line.visit.get("passes", 1)), len(all_passes), hue)
-            marker = MARKERS[(arms.index(arm) + hue) % len(MARKERS)]
-        elif kind == "baseline":
-            color = WARM[others[kind].index(arm) % len(WARM)]
+            marker += hue
+        elif line.kind == "baseline":
+            color = WARM[baselines.index(line.arm) % len(WARM)]
+        elif line.kind == "floor":
+            color = GREY
+            dash += 2 + floors.index(line.arm)
         else:
-            color = GREY if kind == "floor" else BLACK
-            dash += 2 + (others["floor"].index(arm) if kind == "floor" else 0)
-        looks.append(Look(color, marker, DASHES[dash % len(DASHES)]))
+            color = BLACK
+            dash += 2
+        looks.append(Look(color, MARKERS[marker % len(MARKERS)], DASHES[dash % len(DASHES)]))
     return looks
 
 
@@ -99,5 +103,5 @@ def _rest(line: Line) -> tuple[tuple[str, Any], ...]:
     return tuple((key, value) for key, value in line.visit.items() if key not in ("passes", "rounds"))
 
 
-def _arms(lines: Sequence[Line], kind: str) -> list[str]:
-    return list(dict.fromkeys(line.seeds[0]["arm"] for line in lines if line.kind == kind))
+def _arms(lines: Sequence[Line]) -> list[str]:
+    return list(dict.fromkeys(line.arm for line in lines))

@@ -180,6 +180,18 @@ def test_a_picture_shows_a_baseline_at_the_depth_of_its_training_alone() -> None
         assert [c.get_label() for c in axis.containers if isinstance(c, ErrorbarContainer)] == drawn
 
 
+@pytest.mark.usefixtures("by_hand")
+def test_a_picture_by_passes() -> None:
+    part = Part(name="p", title="", measure="depth", arms=PART.arms, show={"drawn": "passes", "picture": 1})
+    (axis,) = draw(Table(name="toy", title="", asks="", parts=(part,)), DOCUMENT).axes
+    lines = {c.get_label(): c.lines[0] for c in axis.containers if isinstance(c, ErrorbarContainer)}
+    assert {name: list(line.get_ydata()) for name, line in lines.items()} == {
+        "A": pytest.approx([0.92, 1.0]),
+        "B": [0.75],  # it was measured at one pass alone
+    }
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "2"]
+
+
 def test_looks() -> None:
     def line(arm: str, kind: str, **visit: Any) -> Line:
         return Line([{"arm": arm, "kind": kind}], visit)
@@ -196,8 +208,13 @@ def test_looks() -> None:
 
 def test_lines_of_an_arm_stand_rounds_by_rounds() -> None:
     visits = [{"passes": n, "rounds": r} for n in (1, 2) for r in (1, 2)]
-    assert [tuple(one.visit.values()) for one in lines_of([{"arm": "a"}], visits)] == [(1, 1), (2, 1), (1, 2), (2, 2)]
-    assert lines_of([{"arm": "b", "kind": "baseline"}], []) == []
+    assert [tuple(one.visit.values()) for one in lines_of([{"kind": "sleep"}], visits)] == [
+        (1, 1),
+        (2, 1),
+        (1, 2),
+        (2, 2),
+    ]
+    assert lines_of([{"kind": "baseline"}], []) == []
 
 
 @pytest.fixture
